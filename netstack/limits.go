@@ -1,0 +1,58 @@
+package netstack
+
+import "time"
+
+// Defaults of Limits. They are per Stack and so per sandbox.
+const (
+	DefaultHalfOpen      = 1024
+	DefaultTCPFlows      = 8192
+	DefaultUDPFlows      = 2048
+	DefaultICMPFlows     = 64
+	DefaultBufferStart   = 512 << 10
+	DefaultBufferMax     = 4 << 20
+	DefaultUDPIdle       = 120 * time.Second
+	DefaultUDPUnanswered = 30 * time.Second
+
+	// minBuffer is the least a TCP buffer can be set to.
+	minBuffer = 4 << 10
+)
+
+// Limits bounds what one sandbox may hold. A zero field takes its default.
+type Limits struct {
+	// HalfOpen is how many TCP handshakes may wait for a verdict or an upstream at once. A SYN beyond it is dropped, as
+	// a full backlog would; the client's kernel tries again.
+	HalfOpen int
+
+	// TCPFlows is how many TCP flows may live at once, half-open ones included. A SYN beyond it is answered with a RST.
+	TCPFlows int
+
+	// UDPFlows and ICMPFlows bound the tables of datagram flows; the one that was quiet for longest makes room.
+	UDPFlows, ICMPFlows int
+
+	// UDPIdle ends a UDP flow that was quiet that long, UDPUnanswered one that never had an answer.
+	UDPIdle, UDPUnanswered time.Duration
+
+	// BufferStart and BufferMax are the first and the largest size in bytes of a TCP flow's receive and send buffers.
+	// They are bounds on queued payload, not allocations: an idle flow holds nothing.
+	BufferStart, BufferMax int
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.HalfOpen, DefaultHalfOpen)
+	setDefault(&l.TCPFlows, DefaultTCPFlows)
+	setDefault(&l.UDPFlows, DefaultUDPFlows)
+	setDefault(&l.ICMPFlows, DefaultICMPFlows)
+	setDefault(&l.BufferStart, DefaultBufferStart)
+	setDefault(&l.BufferMax, DefaultBufferMax)
+	setDefault(&l.UDPIdle, DefaultUDPIdle)
+	setDefault(&l.UDPUnanswered, DefaultUDPUnanswered)
+	l.BufferStart = min(l.BufferStart, l.BufferMax)
+	return l
+}
+
+// setDefault gives *v the value d when it is not positive.
+func setDefault[T int | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
