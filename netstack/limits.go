@@ -6,12 +6,15 @@ import "time"
 const (
 	DefaultHalfOpen      = 1024
 	DefaultTCPFlows      = 8192
-	DefaultUDPFlows      = 2048
+	DefaultUDPFlows      = 1024
+	DefaultHalfOpenUDP   = 256
 	DefaultICMPFlows     = 64
 	DefaultBufferStart   = 512 << 10
 	DefaultBufferMax     = 4 << 20
 	DefaultUDPIdle       = 120 * time.Second
 	DefaultUDPUnanswered = 30 * time.Second
+	DefaultUDPIdleDNS    = 10 * time.Second
+	DefaultICMPIdle      = 30 * time.Second
 
 	// minBuffer is the least a TCP buffer can be set to.
 	minBuffer = 4 << 10
@@ -29,8 +32,12 @@ type Limits struct {
 	// UDPFlows and ICMPFlows bound the tables of datagram flows; the one that was quiet for longest makes room.
 	UDPFlows, ICMPFlows int
 
-	// UDPIdle ends a UDP flow that was quiet that long, UDPUnanswered one that never had an answer.
-	UDPIdle, UDPUnanswered time.Duration
+	// HalfOpenUDP is how many UDP flows may wait for a verdict at once. A datagram of a new tuple beyond it is dropped.
+	HalfOpenUDP int
+
+	// UDPIdle ends a UDP flow that was quiet that long, UDPUnanswered one that never had an answer, UDPIdleDNS one to
+	// port 53, ICMPIdle an echo flow.
+	UDPIdle, UDPUnanswered, UDPIdleDNS, ICMPIdle time.Duration
 
 	// BufferStart and BufferMax are the first and the largest size in bytes of a TCP flow's receive and send buffers.
 	// They are bounds on queued payload, not allocations: an idle flow holds nothing.
@@ -46,6 +53,9 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.BufferMax, DefaultBufferMax)
 	setDefault(&l.UDPIdle, DefaultUDPIdle)
 	setDefault(&l.UDPUnanswered, DefaultUDPUnanswered)
+	setDefault(&l.HalfOpenUDP, DefaultHalfOpenUDP)
+	setDefault(&l.UDPIdleDNS, DefaultUDPIdleDNS)
+	setDefault(&l.ICMPIdle, DefaultICMPIdle)
 	l.BufferStart = min(l.BufferStart, l.BufferMax)
 	return l
 }

@@ -1,6 +1,213 @@
 package netstack
 
-import "github.com/weir-dev/weir/flow"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
 
-// installUDP hands UDP flows to h.
-func (s *Stack) installUDP(h flow.Handler) {}
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"github.com/weir-dev/weir/flow"
+)
+
+// The largest payloads of a UDP datagram (RFC 768, RFC 8200 section 3 without jumbograms).
+const (
+	maxUDP4 = 65535 - header.IPv4MinimumSize - header.UDPMinimumSize
+	maxUDP6 = 65535 - header.UDPMinimumSize
+)
+
+// dnsPort is the port whose flows are questions and answers: they are idle sooner.
+const dnsPort = 53
+
+const (
+	countUDPFlows     = "udp-flows"
+	countUDPHalfOpen  = "drop-udp-half-open"
+	countUDPQueue     = "drop-udp-queue"
+	countUDPEvicted   = "udp-evicted"
+	countUDPRefused   = "drop-udp-refused-again"
+	countUDPLink      = "drop-udp-link-full"
+	countUDPMalformed = "drop-udp-malformed"
+	countUDPMulticast = "drop-udp-multicast"
+	countUDPSource    = "drop-udp-source"
+)
+
+// installUDP hands UDP flows to h. It sees every datagram that no socket on the gateway (ListenPacket) takes. gVisor has
+// reassembled it by then; it has no endpoint and no goroutine for such flows.
+func (s *Stack) installUDP(h flow.Handler) {
+	l := s.cfg.Limits
+	d := &udpDoor{stack: s}
+	d.table = newDatagramTable(datagramConfig{
+		network:    "udp",
+		handler:    h,
+		ctx:        s.ctx,
+		maxFlows:   l.UDPFlows,
+		maxPending: l.HalfOpenUDP,
+		idle: func(dst netip.AddrPort, answered bool) time.Duration {
+			switch {
+			case dst.Port() == dnsPort:
+				return l.UDPIdleDNS
+			case answered:
+				return l.UDPIdle
+			}
+			return l.UDPUnanswered
+		},
+		send:        func(key datagramKey, p []byte) error { return s.sendUDP(key.dst, key.src, p) },
+		unreachable: s.rejectUDP,
+		spawn:       s.spawn,
+		counters:    s.counters,
+		names: datagramCounters{
+			flows:   countUDPFlows,
+			pending: countUDPHalfOpen,
+			queue:   countUDPQueue,
+			evicted: countUDPEvicted,
+			refused: countUDPRefused,
+			link:    countUDPLink,
+		},
+	})
+	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, d.receive)
+}
+
+// udpDoor is what the sandbox's datagrams pass.
+type udpDoor struct {
+	stack *Stack
+	table *datagramTable
+	quote []byte // scratch space of receive
+}
+
+// receive is called on the read loop with one datagram. It always takes it.
+func (d *udpDoor) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	s := d.stack
+	key := datagramKey{
+		src: addrPort(id.RemoteAddress, id.RemotePort),
+		dst: addrPort(id.LocalAddress, id.LocalPort),
+	}
+	switch {
+	case !validUDP(pkt):
+		s.count(countUDPMalformed)
+	case s.isDHCP(key):
+		s.receiveDHCP(pkt.Data().AsRange().ToSlice())
+	case !s.isGuest(key.src.Addr()):
+		s.count(countUDPSource)
+	case !isUnicast(key.dst.Addr()):
+		s.count(countUDPMulticast)
+	default:
+		payload := pkt.Data().AsRange().ToView()
+		d.quote = appendQuote(d.quote[:0], pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice(), payload.AsSlice())
+		d.table.deliver(key, payload, d.quote)
+	}
+	return true
+}
+
+// validUDP checks a datagram's length and checksum.
+func validUDP(pkt *stack.PacketBuffer) bool {
+	ip := pkt.Network()
+	length, sum := header.UDPValid(
+		header.UDP(pkt.TransportHeader().Slice()),
+		func() uint16 { return pkt.Data().Checksum() },
+		uint16(pkt.Data().Size()),
+		pkt.NetworkProtocolNumber,
+		ip.SourceAddress(),
+		ip.DestinationAddress(),
+		pkt.RXChecksumValidated)
+	return length && sum
+}
+
+// isGuest says whether addr is the sandbox's own.
+func (s *Stack) isGuest(addr netip.Addr) bool { return addr == s.cfg.Addr4 || addr == s.cfg.Addr6 }
+
+// isUnicast says whether addr can be the one end of a flow. Subnet broadcasts are not known here: the sandbox has no
+// subnet.
+func isUnicast(addr netip.Addr) bool {
+	return !addr.IsMulticast() && !addr.IsUnspecified() && addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// appendQuote appends the first maxQuote bytes of a packet to b, for an ICMP error about it. The parts are its network
+// header, its transport header and what follows; nothing is appended when the headers alone are too long.
+func appendQuote(b, network, transport, rest []byte) []byte {
+	room := maxQuote - len(network) - len(transport)
+	if room < 0 {
+		return b
+	}
+	b = append(append(b, network...), transport...)
+	return append(b, rest[:min(len(rest), room)]...)
+}
+
+// rejectUDP refuses the datagram that began with quote.
+func (s *Stack) rejectUDP(reason flow.Reason, quote []byte) {
+	switch reason {
+	case flow.HostUnreachable:
+		s.sendUnreachable(unreachableHost, quote)
+	case flow.NetUnreachable:
+		s.sendUnreachable(unreachableNet, quote)
+	default:
+		s.sendUnreachable(unreachablePort, quote)
+	}
+}
+
+// sendUDP sends one datagram into the sandbox, in fragments when it is larger than the MTU. The error wraps EMSGSIZE for
+// one that is larger than UDP allows and ENOBUFS for one that the device has no room for.
+func (s *Stack) sendUDP(from, to netip.AddrPort, p []byte) error {
+	limit := maxUDP6
+	if to.Addr().Is4() {
+		limit = maxUDP4
+	}
+	if len(p) > limit {
+		return fmt.Errorf("send udp: %w", syscall.EMSGSIZE)
+	}
+	return s.sendTransport(from.Addr(), to.Addr(), udp.ProtocolNumber, func(r *stack.Route) *stack.PacketBuffer {
+		pkt := newTransportPacket(r, header.UDPMinimumSize, p)
+		h := header.UDP(pkt.TransportHeader().Push(header.UDPMinimumSize))
+		length := uint16(header.UDPMinimumSize + len(p))
+		h.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: length})
+		sum := r.PseudoHeaderChecksum(udp.ProtocolNumber, length)
+		sum = ^h.CalculateChecksum(checksum.Combine(sum, checksum.Checksum(p, 0)))
+		if sum == 0 {
+			sum = 0xffff // 0 says that there is none (RFC 768)
+		}
+		h.SetChecksum(sum)
+		return pkt
+	})
+}
+
+// sendTransport sends the packet that build makes, whose transport header is complete, from any address.
+func (s *Stack) sendTransport(from, to netip.Addr, proto tcpip.TransportProtocolNumber, build func(*stack.Route) *stack.PacketBuffer) error {
+	r, terr := s.stack.FindRoute(nicID, tcpip.AddrFromSlice(from.AsSlice()), tcpip.AddrFromSlice(to.AsSlice()),
+		networkProtocol(to), false)
+	if terr != nil {
+		return stackError("find route", terr)
+	}
+	defer r.Release()
+	pkt := build(r)
+	defer pkt.DecRef()
+	pkt.TransportProtocolNumber = proto
+	if terr := r.WritePacket(stack.NetworkHeaderParams{Protocol: proto, TTL: r.DefaultTTL()}, pkt); terr != nil {
+		return stackError("write packet", terr)
+	}
+	return nil
+}
+
+// newTransportPacket is a packet with a copy of payload and room for the headers before it.
+func newTransportPacket(r *stack.Route, transportHeader int, payload []byte) *stack.PacketBuffer {
+	return stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: int(r.MaxHeaderLength()) + transportHeader,
+		Payload:            buffer.MakeWithData(payload),
+	})
+}
+
+// stackError is err with an errno where callers look for one.
+func stackError(op string, err tcpip.Error) error {
+	switch err.(type) {
+	case *tcpip.ErrNoBufferSpace, *tcpip.ErrWouldBlock:
+		return fmt.Errorf("%s: %w", op, syscall.ENOBUFS)
+	case *tcpip.ErrMessageTooLong:
+		return fmt.Errorf("%s: %w", op, syscall.EMSGSIZE)
+	}
+	return fmt.Errorf("%s: %w", op, errors.New(err.String()))
+}
