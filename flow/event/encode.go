@@ -18,6 +18,9 @@ const (
 	maxALPN   = 4 << 10
 	maxArgs   = 8 << 10
 	maxAnswer = 16 << 10
+
+	// minElement is the room a list must have left for another element.
+	minElement = 64
 )
 
 const timeLayout = "2006-01-02T15:04:05.000000Z"
@@ -32,9 +35,7 @@ func (e *Event) AppendJSON(b []byte) []byte {
 	b = appendField(b, "event", string(e.kind()))
 	b = appendField(b, "app", e.App)
 	b = appendField(b, "sandbox", e.Sandbox)
-	if e.Flow != "" {
-		b = appendField(b, "flow", e.Flow)
-	}
+	b = appendField(b, "flow", e.Flow)
 	b = append(b, `,"details":`...)
 	if e.Details == nil {
 		b = append(b, "{}"...)
@@ -196,7 +197,7 @@ func appendList(b []byte, name string, list []string, limit int) []byte {
 			b = append(b, ',')
 		}
 		left := limit - (len(b) - start)
-		if left < 64 {
+		if left < minElement {
 			b = append(b, `"...[+`...)
 			b = strconv.AppendInt(b, int64(len(list)-i), 10)
 			b = append(b, ` more]"`...)
@@ -212,29 +213,45 @@ func appendString(b []byte, s string, limit int) []byte {
 	b = append(b, '"')
 	start := len(b)
 	for i := 0; i < len(s); {
-		if len(b)-start > limit-12 && len(s)-i > 0 && limit < len(b)-start+6*(len(s)-i) {
-			b = append(b, "...[+"...)
-			b = strconv.AppendInt(b, int64(len(s)-i), 10)
-			b = append(b, " bytes]"...)
+		plain := i
+		for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
+			plain++
+		}
+		if left := limit - (len(b) - start); plain-i > left {
+			return appendCut(append(b, s[i:i+left]...), len(s)-i-left)
+		}
+		b = append(b, s[i:plain]...)
+		if i = plain; i == len(s) {
 			break
 		}
-		if c := s[i]; c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
-			b = append(b, c)
-			i++
-			continue
-		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && n == 1:
-			b = append(b, '\\', '\\', 'x', hexDigits[s[i]>>4], hexDigits[s[i]&15])
-		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
-		case hidden(r):
-			b = appendRuneEscape(b, r)
-		default:
-			b = append(b, s[i:i+n]...)
+		mark := len(b)
+		_, n := utf8.DecodeRuneInString(s[i:])
+		b = appendRune(b, s[i:i+n])
+		if len(b)-start > limit {
+			return appendCut(b[:mark], len(s)-i)
 		}
 		i += n
 	}
 	return append(b, '"')
+}
+
+// appendRune appends the one character, or the one octet that is not UTF-8, that needs a second look.
+func appendRune(b []byte, s string) []byte {
+	switch r, n := utf8.DecodeRuneInString(s); {
+	case r == utf8.RuneError && n == 1:
+		return append(b, '\\', '\\', 'x', hexDigits[s[0]>>4], hexDigits[s[0]&15])
+	case r == '"' || r == '\\':
+		return append(b, '\\', byte(r))
+	case hidden(r):
+		return appendRuneEscape(b, r)
+	default:
+		return append(b, s...)
+	}
+}
+
+// appendCut ends a string from which the last n octets are missing.
+func appendCut(b []byte, n int) []byte {
+	b = append(b, "...[+"...)
+	b = strconv.AppendInt(b, int64(n), 10)
+	return append(b, ` bytes]"`...)
 }
