@@ -18,16 +18,16 @@ const (
 // Limits bounds a [Memory]. A zero field means its default.
 type Limits struct {
 	Addresses       int // pairs of route and address with evidence; default 8192
-	NamesPerAddress int // names bound to one of them; default 128
-	Names           int // bindings in all; default 32768
-	Chain           int // CNAME chain members kept for one name; default 32
+	NamesPerAddress int // names bound to one of them; default 64
+	Names           int // bindings in all; default 16384
+	Chain           int // CNAME chain members kept for one name; default 16
 }
 
 func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Addresses, 8192}, {&l.NamesPerAddress, 128}, {&l.Names, 32768}, {&l.Chain, 32}} {
+	}{{&l.Addresses, 8192}, {&l.NamesPerAddress, 64}, {&l.Names, 16384}, {&l.Chain, MaxChain}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

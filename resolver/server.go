@@ -2,16 +2,29 @@ package resolver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
 )
 
-// Upstream asks a resolver that is trusted for evidence: the host's, or the tunnel client's. The answer's question equals
-// that of q; the caller owns both messages. Exchange returns by the time ctx ends.
+// Bounds of one [Server].
+const (
+	DefaultInFlight = 256              // questions at work at one time
+	MaxConns        = 64               // TCP connections at one time
+	ConnIdle        = 10 * time.Second // a TCP connection without a whole question for so long is closed (RFC 7766 section 6.2.3)
+	MaxAnswer       = 10 * time.Second // what an upstream may take before the question is SERVFAIL
+	MaxUDP          = 4096             // the largest answer over UDP, whatever the client offers
+)
+
+// Upstream asks a resolver that is trusted for evidence: the host's, or the tunnel client's. The question section of the
+// answer equals that of q, and both messages are the caller's afterwards. Exchange returns when ctx ends at the latest,
+// and may be called from many goroutines.
 type Upstream interface {
 	Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 }
@@ -28,28 +41,28 @@ type Verdict struct {
 type Query struct {
 	Hostname string   // the name as it was asked, lower case, without the final dot; hostile text
 	Qtype    string   // "A", "HTTPS", "TYPE65280"
-	Server   string   // who was asked, HOST:PORT as seen from the sandbox
+	Server   string   // who was asked, as ADDRESS:PORT inside the sandbox
 	Rcode    string   // of the answer the sandbox got: "NOERROR", "NXDOMAIN"; "" when none came
-	Answers  []string // what the sandbox got, rdata in presentation form, at most maxAnswers; hostile text
+	Answers  []string // rdata the sandbox got, in presentation form, at most 32 of at most 255 octets; hostile text
 	Route    string
 	Verdict  string // "allow", "deny", "would-deny"
 	Rule     string
 	Reason   string
-	Confirm  bool // weir's own question on behalf of a flow, not one of the sandbox
+	Confirm  bool // weir's own question on behalf of a flow ([Server.Confirm]), not one of the sandbox
 	Duration time.Duration
 }
 
-// Server answers the questions of one sandbox. Upstream, Memory and Decide are needed; the zero value of every other field
-// is usable. Do not change fields once in use.
+// Server answers the questions of one sandbox. Upstream and Decide are needed; the zero value of every other field is
+// usable. Fields must not change once a method was called.
 type Server struct {
 	Upstream Upstream
-	Memory   *Memory
-	Route    string // the route Upstream stands for, "direct" if empty
-	Enforce  bool   // what is not understood is denied; false (audit): it passes
+	Memory   *Memory // where evidence goes; nil keeps none
+	Route    string  // the route that Upstream stands for, "direct" if empty
+	Enforce  bool    // what is not understood is denied; false (audit): it passes
 
 	// Decide judges a name in normal form, without leading _service._proto labels.
 	Decide func(name string, qtype uint16) Verdict
-	// DecideChain judges the CNAME chain members of an answer, for denies only. Nil allows.
+	// DecideChain judges the CNAME chain members of an answer; only a deny has an effect. Nil allows.
 	DecideChain func(names []string) Verdict
 	// Answer says whether an answer for name may carry addr (rebinding), and if not why. Nil keeps all.
 	Answer func(name string, addr netip.Addr) (keep bool, reason string)
@@ -58,23 +71,102 @@ type Server struct {
 
 	StripECH bool                    // take ech out of HTTPS and SVCB answers
 	IPv6     bool                    // false: AAAA is NODATA
-	Local    map[string][]netip.Addr // names answered from here, in normal form: host.weir.internal
+	Local    map[string][]netip.Addr // names in normal form that are answered here: host.weir.internal
 
-	MaxInFlight int // questions at work at one time, default 256; beyond it SERVFAIL
+	MaxInFlight int // default [DefaultInFlight]; questions beyond it are answered SERVFAIL
 	Log         logrus.FieldLogger
+
+	once     sync.Once
+	slots    chan struct{}
+	confirms confirms
+	counters counters
 }
 
-// Serve answers on pc (UDP) and ln (TCP), either of which may be nil, until ctx ends or one fails; it closes both and
-// returns when all questions are done. The error is never nil.
+// counters are what happened, for [Server.Counters].
+type counters struct {
+	queries, blocked, rebinding, servfail, limited      atomic.Uint64
+	malformed, refused, chainTooLong, tcpLimited        atomic.Uint64
+	confirmed, unconfirmed, confirmLimited              atomic.Uint64
+	watched, watchBlocked, watchMalformed, watchDropped atomic.Uint64
+}
+
+// Counters returns how often what happened since the server was made, by name.
+func (s *Server) Counters() map[string]uint64 {
+	c := &s.counters
+	return map[string]uint64{
+		"queries": c.queries.Load(), "blocked": c.blocked.Load(), "rebinding": c.rebinding.Load(),
+		"servfail": c.servfail.Load(), "limited": c.limited.Load(), "malformed": c.malformed.Load(),
+		"refused": c.refused.Load(), "chain-too-long": c.chainTooLong.Load(), "tcp-limited": c.tcpLimited.Load(),
+		"confirmed": c.confirmed.Load(), "unconfirmed": c.unconfirmed.Load(), "confirm-limited": c.confirmLimited.Load(),
+		"watched": c.watched.Load(), "watch-blocked": c.watchBlocked.Load(),
+		"watch-malformed": c.watchMalformed.Load(), "watch-dropped": c.watchDropped.Load(),
+	}
+}
+
+// Serve answers on pc (UDP) and ln (TCP), either of which may be nil, until ctx ends or one of them fails. It closes both
+// and returns when the questions at work are done. The error is never nil.
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, ln net.Listener) error {
-	<-ctx.Done()
-	return ctx.Err()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		if pc != nil {
+			pc.Close()
+		}
+		if ln != nil {
+			ln.Close()
+		}
+	})
+	defer stop()
+	var work sync.WaitGroup
+	if pc != nil {
+		work.Go(func() { cancel(s.serveUDP(ctx, pc)) })
+	}
+	if ln != nil {
+		work.Go(func() { cancel(s.serveTCP(ctx, ln)) })
+	}
+	if pc == nil && ln == nil {
+		return errors.New("serve dns: nothing to listen on")
+	}
+	work.Wait()
+	return context.Cause(ctx)
 }
 
-// Confirm asks the own upstream once for name and reports whether addr is among the addresses it may have.
-func (s *Server) Confirm(ctx context.Context, name string, addr netip.Addr) bool { return false }
+// enter takes a place among the questions in flight; leave gives it back.
+func (s *Server) enter() bool {
+	s.once.Do(func() {
+		if s.MaxInFlight <= 0 {
+			s.slots = make(chan struct{}, DefaultInFlight)
+		} else {
+			s.slots = make(chan struct{}, s.MaxInFlight)
+		}
+	})
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		s.counters.limited.Add(1)
+		return false
+	}
+}
 
-// Watch carries one flow to a DNS server that the sandbox chose itself.
-func (s *Server) Watch(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error) {
-	return 0, 0, ctx.Err()
+func (s *Server) leave() { <-s.slots }
+
+func (s *Server) route() string {
+	if s.Route == "" {
+		return "direct"
+	}
+	return s.Route
+}
+
+func (s *Server) record(q Query) {
+	if s.Record != nil {
+		q.Route = s.route()
+		s.Record(q)
+	}
+}
+
+func (s *Server) debug(what string, err error) {
+	if s.Log != nil {
+		s.Log.WithError(err).Debug(what)
+	}
 }

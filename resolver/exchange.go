@@ -1,0 +1,143 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// maxForged is how many replies to one question may be to another one before the question is asked again over TCP, where
+// nobody off the path can answer.
+const maxForged = 16
+
+var errForged = errors.New("too many replies to questions that were not asked")
+
+// askServer asks one nameserver once: over UDP, over TCP when the answer was cut, and without EDNS when it cannot take it.
+func (h *Host) askServer(ctx context.Context, c conf, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	q = q.Copy()
+	r, err := h.askOnce(ctx, c, server, q)
+	if err == nil && (r.Rcode == dns.RcodeFormatError || r.Rcode == dns.RcodeNotImplemented) && q.IsEdns0() != nil {
+		q.Extra = nil // RFC 6891 section 7
+		r, err = h.askOnce(ctx, c, server, q)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask nameserver %s: %w", server, err)
+	}
+	r.Question = q.Question
+	return r, nil
+}
+
+func (h *Host) askOnce(ctx context.Context, c conf, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
+	if c.tcp {
+		return h.askTCP(ctx, server, q)
+	}
+	r, err := h.askUDP(ctx, server, q)
+	switch {
+	case errors.Is(err, errForged):
+		return h.askTCP(ctx, server, q)
+	case err != nil || !r.Truncated:
+		return r, err
+	}
+	whole, err := h.askTCP(ctx, server, q)
+	if err != nil {
+		h.debug(err)
+		return r, nil // half an answer, marked as such, is more than none
+	}
+	return whole, nil
+}
+
+// askUDP asks from a socket of its own: a random port and a random ID (RFC 5452), connected, so that the kernel drops what
+// comes from elsewhere. A reply that is not to this question is passed over.
+func (h *Host) askUDP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
+	conn, done, err := h.dial(ctx, "udp", server)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	q.Id = dns.Id()
+	raw, err := q.Pack()
+	if err != nil {
+		return nil, fmt.Errorf("pack question: %w", err)
+	}
+	if _, err := conn.Write(raw); err != nil {
+		return nil, fmt.Errorf("send question: %w", err)
+	}
+	buf := make([]byte, max(udpSize(q), MaxUDP))
+	for range maxForged {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return nil, fmt.Errorf("receive answer: %w", err)
+		}
+		if r, ok := answerTo(q, buf[:n]); ok {
+			return r, nil
+		}
+		h.forged.Add(1)
+	}
+	return nil, errForged
+}
+
+func (h *Host) askTCP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
+	h.overTCP.Add(1)
+	conn, done, err := h.dial(ctx, "tcp", server)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	q.Id = dns.Id()
+	raw, err := q.Pack()
+	if err != nil {
+		return nil, fmt.Errorf("pack question: %w", err)
+	}
+	if _, err := conn.Write(frame(raw)); err != nil {
+		return nil, fmt.Errorf("send question: %w", err)
+	}
+	got, err := readFrame(conn)
+	if err != nil {
+		return nil, fmt.Errorf("receive answer: %w", err)
+	}
+	r, ok := answerTo(q, got)
+	if !ok {
+		h.forged.Add(1)
+		return nil, errors.New("receive answer: not to this question")
+	}
+	return r, nil
+}
+
+// dial connects and lets the end of ctx end all reads and writes; done closes.
+func (h *Host) dial(ctx context.Context, network string, server netip.Addr) (conn net.Conn, done func(), err error) {
+	dial := h.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err = dial(ctx, network, h.address(server))
+	if err != nil {
+		return nil, nil, fmt.Errorf("dial nameserver: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	return conn, func() { stop(); conn.Close() }, nil
+}
+
+// answerTo parses a reply and reports whether it answers q. A server that did not even understand the question may leave
+// it out.
+func answerTo(q *dns.Msg, raw []byte) (*dns.Msg, bool) {
+	r := new(dns.Msg)
+	if err := r.Unpack(raw); err != nil || !r.Response || r.Id != q.Id || r.Opcode != dns.OpcodeQuery {
+		return nil, false
+	}
+	if len(r.Question) == 0 {
+		return r, r.Rcode != dns.RcodeSuccess && r.Rcode != dns.RcodeNameError
+	}
+	return r, len(r.Question) == 1 && sameQuestion(r.Question[0], q.Question[0])
+}
+
+func sameQuestion(a, b dns.Question) bool {
+	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
+}

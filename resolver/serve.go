@@ -1,0 +1,123 @@
+package resolver
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// maxConnFlight is how many questions of one TCP connection are at work at one time; then it is not read further.
+const maxConnFlight = 64
+
+// serveUDP reads questions until pc fails and returns when all are answered. One more than may be in flight is refused
+// inside handle, so the number of goroutines follows the client's pace only for the time of a refusal.
+func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	server := pc.LocalAddr().String()
+	buf := make([]byte, dns.MaxMsgSize)
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				continue
+			}
+			return fmt.Errorf("read dns datagram: %w", err)
+		}
+		raw := append([]byte(nil), buf[:n]...)
+		work.Go(func() {
+			if answer := s.handle(ctx, raw, server, 0); answer != nil {
+				if _, err := pc.WriteTo(answer, from); err != nil {
+					s.debug("write dns datagram", err)
+				}
+			}
+		})
+	}
+}
+
+// serveTCP accepts connections until ln fails and returns when all are done.
+func (s *Server) serveTCP(ctx context.Context, ln net.Listener) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	slots := make(chan struct{}, MaxConns)
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return fmt.Errorf("accept dns connection: %w", err)
+		}
+		select {
+		case slots <- struct{}{}:
+			work.Go(func() {
+				s.serveConn(ctx, c)
+				<-slots
+			})
+		default:
+			s.counters.tcpLimited.Add(1)
+			c.Close()
+		}
+	}
+}
+
+// serveConn answers the questions of one connection, each as soon as its answer is there (RFC 7766 section 6.2.1.1). A
+// client that has sent its last question still gets the answers.
+func (s *Server) serveConn(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	var (
+		work  sync.WaitGroup
+		write sync.Mutex
+		slots = make(chan struct{}, maxConnFlight)
+	)
+	defer work.Wait()
+	for {
+		c.SetReadDeadline(time.Now().Add(ConnIdle))
+		raw, err := readFrame(c)
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				s.debug("read dns connection", err)
+			}
+			return
+		}
+		slots <- struct{}{}
+		work.Go(func() {
+			defer func() { <-slots }()
+			answer := s.handle(ctx, raw, c.LocalAddr().String(), dns.MaxMsgSize)
+			if answer == nil {
+				return
+			}
+			write.Lock()
+			defer write.Unlock()
+			c.SetWriteDeadline(time.Now().Add(ConnIdle))
+			if _, err := c.Write(frame(answer)); err != nil {
+				s.debug("write dns connection", err)
+				c.Close()
+			}
+		})
+	}
+}
+
+// readFrame reads one message with its two octets of length before it (RFC 1035 section 4.2.2).
+func readFrame(r io.Reader) ([]byte, error) {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	msg := make([]byte, binary.BigEndian.Uint16(size[:]))
+	if _, err := io.ReadFull(r, msg); err != nil {
+		return nil, fmt.Errorf("read dns message: %w", err)
+	}
+	return msg, nil
+}
+
+// frame puts the length before a message, to be written in one piece.
+func frame(msg []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(msg)), uint16(len(msg))), msg...)
+}

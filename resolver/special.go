@@ -1,0 +1,118 @@
+package resolver
+
+import (
+	"net/netip"
+
+	"github.com/miekg/dns"
+)
+
+// localTTL is the TTL of answers made here, in seconds.
+const localTTL = 60
+
+// special answers the names that have their answer here, whatever the policy says of them: the sandbox's own loopback
+// (RFC 6761 section 6.3), the gateway's names, and names that tell nobody outside anything but that they were asked.
+func (s *Server) special(q *dns.Msg, name asked) (outcome, bool) {
+	if name.odd {
+		return outcome{}, false
+	}
+	if addrs, rule := s.localAddrs(name.full); rule != "" {
+		return s.local(q, name, addrs, rule), true
+	}
+	if q.Question[0].Qtype == dns.TypePTR {
+		if host := s.localHost(q.Question[0].Name); host != "" {
+			r := reply(q, dns.RcodeSuccess)
+			r.Answer = []dns.RR{&dns.PTR{Hdr: header(q, dns.TypePTR), Ptr: host + "."}}
+			return outcome{msg: r, verdict: Verdict{Allow: true, Rule: "builtin:local"}}, true
+		}
+	}
+	if rule, reason := s.never(name.full); rule != "" {
+		s.counters.blocked.Add(1)
+		return outcome{msg: blocked(q), verdict: Verdict{Rule: rule, Reason: reason}}, true
+	}
+	return outcome{}, false
+}
+
+// never says which builtin keeps a name from being asked anywhere. The names by which clients find a resolver of their
+// own behind weir's back (RFC 9462, and Firefox's canary) are kept only from those that are held to a policy.
+func (s *Server) never(name string) (rule, reason string) {
+	switch {
+	case isOrUnder(name, "onion"): // RFC 7686
+		return "builtin:onion", "dns-blocked"
+	case !s.Enforce:
+		return "", ""
+	case isOrUnder(name, "use-application-dns.net"), isOrUnder(name, "resolver.arpa"):
+		return "builtin:resolver-discovery", "encrypted-dns"
+	}
+	return "", ""
+}
+
+func (s *Server) localAddrs(name string) (addrs []netip.Addr, rule string) {
+	if isOrUnder(name, "localhost") {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, "builtin:localhost"
+	}
+	if addrs, ok := s.Local[name]; ok {
+		return addrs, "builtin:local"
+	}
+	return nil, ""
+}
+
+// localHost is the name of a reverse question for an address that is named here.
+func (s *Server) localHost(reverse string) string {
+	arpa := nameOf(reverse).full
+	for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		if reverseOf(a) == arpa {
+			return "localhost"
+		}
+	}
+	for host, addrs := range s.Local {
+		for _, a := range addrs {
+			if reverseOf(a) == arpa {
+				return host
+			}
+		}
+	}
+	return ""
+}
+
+func (s *Server) local(q *dns.Msg, name asked, addrs []netip.Addr, rule string) outcome {
+	r := reply(q, dns.RcodeSuccess)
+	t := trace{}
+	for _, a := range addrs {
+		if a.Is6() && !s.IPv6 {
+			continue
+		}
+		if rr := addressRR(q, a); rr != nil {
+			r.Answer = append(r.Answer, rr)
+			t.addrs = append(t.addrs, a)
+		}
+	}
+	if s.Memory != nil {
+		s.Memory.Learn(s.route(), name.judged, nil, t.addrs, 0)
+	}
+	return outcome{msg: r, verdict: Verdict{Allow: true, Rule: rule}, trace: t}
+}
+
+// addressRR is the record of addr that answers q, nil when q asks for something else.
+func addressRR(q *dns.Msg, addr netip.Addr) dns.RR {
+	qtype := q.Question[0].Qtype
+	switch {
+	case addr.Is4() && (qtype == dns.TypeA || qtype == dns.TypeANY):
+		return &dns.A{Hdr: header(q, dns.TypeA), A: addr.AsSlice()}
+	case addr.Is6() && (qtype == dns.TypeAAAA || qtype == dns.TypeANY):
+		return &dns.AAAA{Hdr: header(q, dns.TypeAAAA), AAAA: addr.AsSlice()}
+	}
+	return nil
+}
+
+func header(q *dns.Msg, rrtype uint16) dns.RR_Header {
+	return dns.RR_Header{Name: q.Question[0].Name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: localTTL}
+}
+
+// reverseOf is the name of addr's reverse question, in normal form.
+func reverseOf(addr netip.Addr) string {
+	name, err := dns.ReverseAddr(addr.String())
+	if err != nil {
+		return ""
+	}
+	return nameOf(name).full
+}
