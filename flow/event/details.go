@@ -70,6 +70,10 @@ type Close struct {
 
 	// Close is "fin", "rst", "timeout", "policy", "tunnel-lost", "exit" or "error".
 	Close string
+
+	// Rule and Reason say why a Close of "policy" came: a later claim on the flow was denied. Error says what broke when
+	// Close is "error". The line has these fields only when they are not empty.
+	Rule, Reason, Error string
 }
 
 // DNSQuery is one question and what became of it.
@@ -159,7 +163,7 @@ func (c *Connect) size() int {
 	return n
 }
 
-func (c *Close) size() int        { return len(c.Hostname) + len(c.Route) }
+func (c *Close) size() int        { return len(c.Hostname) + len(c.Route) + len(c.Error) }
 func (d *DNSQuery) size() int     { return len(d.Hostname) + len(d.Rule) + sizeOf(d.Answers) }
 func (s *SandboxStart) size() int { return sizeOf(s.Command) + len(s.Policy) }
 func (s *SandboxExit) size() int  { return sizeOf(s.Command) + len(s.Policy) }

@@ -90,6 +90,11 @@ func (c *Close) AppendJSON(b []byte) []byte {
 	b = appendUint(b, "bytes_received", c.BytesReceived)
 	b = appendDuration(b, c.Duration)
 	b = appendField(b, "close", c.Close)
+	for _, f := range [...]struct{ name, value string }{{"rule", c.Rule}, {"reason", c.Reason}, {"error", c.Error}} {
+		if f.value != "" {
+			b = appendField(b, f.name, f.value)
+		}
+	}
 	return append(b, '}')
 }
 
