@@ -129,7 +129,6 @@ func (s *Stack) serve(ctx context.Context, h flow.Handler) error {
 	s.installTCP(h)
 	s.installUDP(h)
 	s.installICMP(h)
-	s.installDHCP()
 
 	err := s.link.readLoop()
 	switch {

@@ -42,22 +42,14 @@ const (
 // reassembled it by then; it has no endpoint and no goroutine for such flows.
 func (s *Stack) installUDP(h flow.Handler) {
 	l := s.cfg.Limits
-	d := &udpDoor{stack: s}
+	d := &udpDoor{stack: s, dhcp: newDHCPDoor(s)}
 	d.table = newDatagramTable(datagramConfig{
-		network:    "udp",
-		handler:    h,
-		ctx:        s.ctx,
-		maxFlows:   l.UDPFlows,
-		maxPending: l.HalfOpenUDP,
-		idle: func(dst netip.AddrPort, answered bool) time.Duration {
-			switch {
-			case dst.Port() == dnsPort:
-				return l.UDPIdleDNS
-			case answered:
-				return l.UDPIdle
-			}
-			return l.UDPUnanswered
-		},
+		network:     "udp",
+		handler:     h,
+		ctx:         s.ctx,
+		maxFlows:    l.UDPFlows,
+		maxPending:  l.HalfOpenUDP,
+		idle:        udpIdle(l),
 		send:        func(key datagramKey, p []byte) error { return s.sendUDP(key.dst, key.src, p) },
 		unreachable: s.rejectUDP,
 		spawn:       s.spawn,
@@ -74,10 +66,24 @@ func (s *Stack) installUDP(h flow.Handler) {
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, d.receive)
 }
 
+// udpIdle is how long a flow to dst may be quiet.
+func udpIdle(l Limits) func(dst netip.AddrPort, answered bool) time.Duration {
+	return func(dst netip.AddrPort, answered bool) time.Duration {
+		switch {
+		case dst.Port() == dnsPort:
+			return l.UDPIdleDNS
+		case answered:
+			return l.UDPIdle
+		}
+		return l.UDPUnanswered
+	}
+}
+
 // udpDoor is what the sandbox's datagrams pass.
 type udpDoor struct {
 	stack *Stack
 	table *datagramTable
+	dhcp  *dhcpDoor
 	quote []byte // scratch space of receive
 }
 
@@ -91,8 +97,8 @@ func (d *udpDoor) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 	switch {
 	case !validUDP(pkt):
 		s.count(countUDPMalformed)
-	case s.isDHCP(key):
-		s.receiveDHCP(pkt.Data().AsRange().ToSlice())
+	case d.dhcp.wants(key):
+		d.dhcp.receive(pkt)
 	case !s.isGuest(key.src.Addr()):
 		s.count(countUDPSource)
 	case !isUnicast(key.dst.Addr()):
@@ -125,7 +131,7 @@ func (s *Stack) isGuest(addr netip.Addr) bool { return addr == s.cfg.Addr4 || ad
 // isUnicast says whether addr can be the one end of a flow. Subnet broadcasts are not known here: the sandbox has no
 // subnet.
 func isUnicast(addr netip.Addr) bool {
-	return !addr.IsMulticast() && !addr.IsUnspecified() && addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return !addr.IsMulticast() && !addr.IsUnspecified() && addr != broadcast4
 }
 
 // appendQuote appends the first maxQuote bytes of a packet to b, for an ICMP error about it. The parts are its network
