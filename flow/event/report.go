@@ -68,7 +68,8 @@ type rowKey struct {
 	verdict, because string
 }
 
-// Emit implements [Sink]. It counts *[Connect], *[Close], and *[DNSQuery] when that was denied.
+// Emit implements [Sink]. It counts *[Connect], *[Close] (one that the policy caused is a denial too), and *[DNSQuery]
+// when that was denied.
 func (r *Report) Emit(e *Event) {
 	first := false
 	switch d := e.Details.(type) {
@@ -86,6 +87,9 @@ func (r *Report) Emit(e *Event) {
 	case *Close:
 		r.ended(Row{Host: hostOf(d.Hostname, d.Dst), Port: d.Dst.Port(), Protocol: d.Protocol, Route: d.Route, Verdict: d.Verdict, First: e.Time},
 			d.BytesSent, d.BytesReceived)
+		if d.Close == "policy" {
+			first = r.judged(Row{Host: hostOf(d.Hostname, d.Dst), Port: d.Dst.Port(), Protocol: d.Protocol, Route: d.Route, Verdict: "deny", Reason: d.Reason, First: e.Time})
+		}
 	}
 	if first && r.OnDeny != nil {
 		r.OnDeny(e)
