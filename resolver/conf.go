@@ -114,7 +114,7 @@ func (f *file[T]) get(path string, parse func(io.Reader) T) (value T, changed bo
 	f.looked = now
 	if changed, err = f.read(path, parse); f.value == nil {
 		empty := parse(bytes.NewReader(nil))
-		return empty, false, err
+		f.value = &empty
 	}
 	return *f.value, changed, err
 }

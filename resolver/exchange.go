@@ -16,7 +16,11 @@ import (
 // nobody off the path can answer.
 const maxForged = 16
 
-var errForged = errors.New("too many replies to questions that were not asked")
+var (
+	errForged  = errors.New("too many replies to questions that were not asked")
+	errForeign = errors.New("reply is not to this question")
+	errBroken  = errors.New("reply cannot be parsed")
+)
 
 // askServer asks one nameserver once: over UDP, over TCP when the answer was cut, and without EDNS when it cannot take it.
 func (h *Host) askServer(ctx context.Context, c conf, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
@@ -41,7 +45,7 @@ func (h *Host) askOnce(ctx context.Context, c conf, server netip.Addr, q *dns.Ms
 	}
 	r, err := h.askUDP(ctx, server, q)
 	switch {
-	case errors.Is(err, errForged):
+	case errors.Is(err, errForged), errors.Is(err, errBroken):
 		return h.askTCP(ctx, server, q)
 	case err != nil || !r.Truncated:
 		return r, err
@@ -76,8 +80,9 @@ func (h *Host) askUDP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.
 		if err != nil {
 			return nil, fmt.Errorf("receive answer: %w", err)
 		}
-		if r, ok := answerTo(q, buf[:n]); ok {
-			return r, nil
+		r, err := answerTo(q, buf[:n])
+		if err == nil || errors.Is(err, errBroken) {
+			return r, err
 		}
 		h.forged.Add(1)
 	}
@@ -103,10 +108,10 @@ func (h *Host) askTCP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.
 	if err != nil {
 		return nil, fmt.Errorf("receive answer: %w", err)
 	}
-	r, ok := answerTo(q, got)
-	if !ok {
+	r, err := answerTo(q, got)
+	if err != nil {
 		h.forged.Add(1)
-		return nil, errors.New("receive answer: not to this question")
+		return nil, fmt.Errorf("receive answer: %w", err)
 	}
 	return r, nil
 }
@@ -125,17 +130,24 @@ func (h *Host) dial(ctx context.Context, network string, server netip.Addr) (con
 	return conn, func() { stop(); conn.Close() }, nil
 }
 
-// answerTo parses a reply and reports whether it answers q. A server that did not even understand the question may leave
-// it out.
-func answerTo(q *dns.Msg, raw []byte) (*dns.Msg, bool) {
+// answerTo parses a reply to q: errForeign if it answers something else, errBroken if it would answer q but is not whole.
+// A server that did not even understand the question may leave it out.
+func answerTo(q *dns.Msg, raw []byte) (*dns.Msg, error) {
 	r := new(dns.Msg)
-	if err := r.Unpack(raw); err != nil || !r.Response || r.Id != q.Id || r.Opcode != dns.OpcodeQuery {
-		return nil, false
+	err := r.Unpack(raw)
+	if !r.Response || r.Id != q.Id || r.Opcode != dns.OpcodeQuery || len(r.Question) > 1 {
+		return nil, errForeign
 	}
-	if len(r.Question) == 0 {
-		return r, r.Rcode != dns.RcodeSuccess && r.Rcode != dns.RcodeNameError
+	if len(r.Question) == 0 && (err != nil || r.Rcode == dns.RcodeSuccess || r.Rcode == dns.RcodeNameError) {
+		return nil, errForeign
 	}
-	return r, len(r.Question) == 1 && sameQuestion(r.Question[0], q.Question[0])
+	if len(r.Question) == 1 && !sameQuestion(r.Question[0], q.Question[0]) {
+		return nil, errForeign
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return r, nil
 }
 
 func sameQuestion(a, b dns.Question) bool {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -24,13 +23,14 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	defer work.Wait()
 	server := pc.LocalAddr().String()
 	buf := make([]byte, dns.MaxMsgSize)
+	var failed patience
 	for {
 		n, from, err := pc.ReadFrom(buf)
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				continue
-			}
+		if failed.out(ctx, err) {
 			return fmt.Errorf("read dns datagram: %w", err)
+		}
+		if err != nil {
+			continue
 		}
 		raw := append([]byte(nil), buf[:n]...)
 		work.Go(func() {
@@ -48,10 +48,14 @@ func (s *Server) serveTCP(ctx context.Context, ln net.Listener) error {
 	var work sync.WaitGroup
 	defer work.Wait()
 	slots := make(chan struct{}, MaxConns)
+	var failed patience
 	for {
 		c, err := ln.Accept()
-		if err != nil {
+		if failed.out(ctx, err) {
 			return fmt.Errorf("accept dns connection: %w", err)
+		}
+		if err != nil {
+			continue
 		}
 		select {
 		case slots <- struct{}{}:
@@ -102,6 +106,24 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 			}
 		})
 	}
+}
+
+// patience counts failures in a row of a listener that is still open: one that passes (an ICMP error, no more file
+// descriptors) must not end the sandbox's DNS, one that stays must not spin.
+type patience int
+
+const maxFailures = 50
+
+func (p *patience) out(ctx context.Context, err error) bool {
+	if err == nil {
+		*p = 0
+		return false
+	}
+	if *p++; ctx.Err() != nil || errors.Is(err, net.ErrClosed) || *p > maxFailures {
+		return true
+	}
+	time.Sleep(10 * time.Millisecond)
+	return false
 }
 
 // readFrame reads one message with its two octets of length before it (RFC 1035 section 4.2.2).

@@ -9,6 +9,8 @@ import (
 // localTTL is the TTL of answers made here, in seconds.
 const localTTL = 60
 
+const ruleLocalhost = "builtin:localhost"
+
 // special answers the names that have their answer here, whatever the policy says of them: the sandbox's own loopback
 // (RFC 6761 section 6.3), the gateway's names, and names that tell nobody outside anything but that they were asked.
 func (s *Server) special(q *dns.Msg, name asked) (outcome, bool) {
@@ -48,7 +50,7 @@ func (s *Server) never(name string) (rule, reason string) {
 
 func (s *Server) localAddrs(name string) (addrs []netip.Addr, rule string) {
 	if isOrUnder(name, "localhost") {
-		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, "builtin:localhost"
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, ruleLocalhost
 	}
 	if addrs, ok := s.Local[name]; ok {
 		return addrs, "builtin:local"
@@ -86,7 +88,9 @@ func (s *Server) local(q *dns.Msg, name asked, addrs []netip.Addr, rule string) 
 			t.addrs = append(t.addrs, a)
 		}
 	}
-	if s.Memory != nil {
+	if rule == ruleLocalhost {
+		t = trace{} // inside it is the sandbox's own loopback; a flow to that address would be one to the host's
+	} else if s.Memory != nil {
 		s.Memory.Learn(s.route(), name.judged, nil, t.addrs, 0)
 	}
 	return outcome{msg: r, verdict: Verdict{Allow: true, Rule: rule}, trace: t}
