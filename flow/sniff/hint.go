@@ -31,10 +31,8 @@ const (
 	// MaxHello is the longest ClientHello that is parsed, in octets with its handshake header.
 	MaxHello = 64 << 10
 
-	// MaxHead is the longest HTTP request head that is parsed, in octets.
-	MaxHead = 64 << 10
-
-	// MaxStream bounds what a [Stream] keeps of a connection, in octets: the longest hello or head, and record headers.
+	// MaxStream is the number of octets of a connection that a [Stream] looks at, and with it the longest request head: a
+	// hello of [MaxHello] and the headers of its records. A claim that is not complete by then is malformed.
 	MaxStream = 64<<10 + 8<<10
 
 	// MaxDatagrams is the number of datagrams a [QUIC] takes before it gives up.
@@ -74,6 +72,10 @@ type Hint struct {
 
 	// Malformed says why the claim cannot be used, "" if it can. Host and HostIP are then unset.
 	Malformed string
+
+	// MayWait is set only with [More]: the client has sent all it can without an answer of the server (HTTP/2 up to
+	// SETTINGS; gRPC clients wait for the server's), so holding its bytes for long would only delay both.
+	MayWait bool
 
 	// Upgrade says that the first Consumed octets ask the server to turn to TLS (Postgres SSLRequest): what follows them
 	// is a new first byte, for a new [Stream].
