@@ -143,7 +143,7 @@ func maskURLs(s string) string {
 		}
 		b.WriteString(rest[:i+3])
 		rest = rest[i+3:]
-		if n := userinfo(rest[:wordEnd(rest)]); n > 0 {
+		if n := userinfo(cutAny(rest, " \t\r\n'\"`")); n > 0 {
 			b.WriteString(Masked)
 			rest = rest[n:]
 		}
@@ -160,11 +160,11 @@ func maskURLs(s string) string {
 
 // userinfo returns the length of the userinfo at the start of what follows "://", without its @.
 func userinfo(s string) int {
-	authority := s
-	if i := strings.IndexAny(s, "/?#"); i >= 0 {
-		authority = s[:i]
-	}
+	authority := cutAny(s, "/?#")
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		if strings.IndexByte(authority[:at], ':') >= 0 {
+			at = strings.LastIndexByte(cutAny(s, "?#"), '@')
+		}
 		return at
 	}
 	colon := strings.LastIndexByte(authority, ':')
@@ -174,18 +174,18 @@ func userinfo(s string) int {
 	return max(strings.LastIndexByte(s, '@'), 0)
 }
 
+// cutAny returns s up to the first of the characters.
+func cutAny(s, chars string) string {
+	if i := strings.IndexAny(s, chars); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
 // dataSource reports whether the text around an @ is that of user:password@tcp(host:port)/db.
 func dataSource(before, after string) bool {
 	open := strings.IndexByte(after, '(')
 	return open >= 0 && open <= 8 && nameLike("x"+after[:open]) && strings.IndexByte(before, ':') > 0 && !strings.ContainsAny(before, " \t\n")
-}
-
-// wordEnd returns where the word at the start of s ends: at white space or a quote.
-func wordEnd(s string) int {
-	if i := strings.IndexAny(s, " \t\r\n'\"`"); i >= 0 {
-		return i
-	}
-	return len(s)
 }
 
 // maskPairs masks the value of each NAME=VALUE, NAME: VALUE, "NAME": "VALUE" and --NAME VALUE in s with a secret name.
