@@ -41,6 +41,9 @@ type Connect struct {
 	ALPN          []string
 	ECH           bool
 
+	// Inbound says that the flow came from outside to a published port; the line then has "direction":"in".
+	Inbound bool
+
 	// Process is who opened the flow, nil when that is not known.
 	Process *Process
 }

@@ -68,6 +68,9 @@ func (c *Connect) AppendJSON(b []byte) []byte {
 	b = appendField(b, "http_host", c.HTTPHost)
 	b = appendList(b, "alpn", c.ALPN, maxALPN)
 	b = strconv.AppendBool(append(b, `,"ech":`...), c.ECH)
+	if c.Inbound {
+		b = appendField(b, "direction", "in")
+	}
 	if c.Process == nil {
 		return append(b, `,"process":null}`...)
 	}
