@@ -63,11 +63,11 @@ func newDHCPServer(s *Stack) (*dhcpServer, error) {
 func (d *dhcpServer) listen() (*dhcp.Server, error) {
 	cfg := d.door.cfg
 	if err := d.stack.CreateNIC(nicID, d.link); err != nil {
-		return nil, stackError("create interface", err)
+		return nil, fmt.Errorf("create interface: %w", errnoOf(err))
 	}
 	d.link.AddNotify(d)
 	if err := d.stack.AddProtocolAddress(nicID, protocolAddress(cfg.Gateway4), stack.AddressProperties{}); err != nil {
-		return nil, stackError("add address", err)
+		return nil, fmt.Errorf("add address: %w", errnoOf(err))
 	}
 	d.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}})
 

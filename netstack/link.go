@@ -89,7 +89,7 @@ func newEndpoint(cfg Config, c *counters) (*endpoint, error) {
 		counters: c,
 		guest:    tcpip.LinkAddress(cfg.GuestMAC),
 		gateway:  tcpip.LinkAddress(cfg.GatewayMAC),
-		writev:   writev,
+		writev:   writevRaw,
 	}
 	e.mtu.Store(cfg.MTU)
 	e.gso.Store(l.TSO)

@@ -183,11 +183,31 @@ func (s *Stack) Close() error {
 		s.mu.Unlock()
 		s.cancel()
 		s.link.interrupt()
-		s.flows.Wait()
+		s.waitFlows()
 		s.stack.Destroy()
 		s.link.shut()
 	})
 	return nil
+}
+
+// handshakePoll is how often Close looks for handshakes that began while it was waiting.
+const handshakePoll = 20 * time.Millisecond
+
+// waitFlows waits for every flow's handler. The handshakes they are in are aborted: the client may be gone for good.
+func (s *Stack) waitFlows() {
+	done := make(chan struct{})
+	go func() {
+		s.flows.Wait()
+		close(done)
+	}()
+	for {
+		s.abortHandshakes()
+		select {
+		case <-done:
+			return
+		case <-time.After(handshakePoll):
+		}
+	}
 }
 
 // withDefaults returns a copy of c with the zero values filled in, or says what is wrong with it.

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
@@ -187,14 +186,14 @@ func (s *Stack) sendTransport(from, to netip.Addr, proto tcpip.TransportProtocol
 	r, terr := s.stack.FindRoute(nicID, tcpip.AddrFromSlice(from.AsSlice()), tcpip.AddrFromSlice(to.AsSlice()),
 		networkProtocol(to), false)
 	if terr != nil {
-		return stackError("find route", terr)
+		return fmt.Errorf("find route: %w", errnoOf(terr))
 	}
 	defer r.Release()
 	pkt := build(r)
 	defer pkt.DecRef()
 	pkt.TransportProtocolNumber = proto
 	if terr := r.WritePacket(stack.NetworkHeaderParams{Protocol: proto, TTL: r.DefaultTTL()}, pkt); terr != nil {
-		return stackError("write packet", terr)
+		return fmt.Errorf("write packet: %w", errnoOf(terr))
 	}
 	return nil
 }
@@ -205,15 +204,4 @@ func newTransportPacket(r *stack.Route, transportHeader int, payload []byte) *st
 		ReserveHeaderBytes: int(r.MaxHeaderLength()) + transportHeader,
 		Payload:            buffer.MakeWithData(payload),
 	})
-}
-
-// stackError is err with an errno where callers look for one.
-func stackError(op string, err tcpip.Error) error {
-	switch err.(type) {
-	case *tcpip.ErrNoBufferSpace, *tcpip.ErrWouldBlock:
-		return fmt.Errorf("%s: %w", op, syscall.ENOBUFS)
-	case *tcpip.ErrMessageTooLong:
-		return fmt.Errorf("%s: %w", op, syscall.EMSGSIZE)
-	}
-	return fmt.Errorf("%s: %w", op, errors.New(err.String()))
 }

@@ -1,0 +1,149 @@
+package netstack
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// rxViews are the sizes of the buffers that one frame is read into, in order. They double, so that what a queued segment
+// holds is never much more than what it carries: an acknowledgement takes the first one, a full segment of 64 KiB all.
+// The first holds every header the filter looks at.
+var rxViews = [...]int{maxHeaders, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 4 << 10}
+
+// maxFrame is the largest frame that fits into rxViews; a TAP gives at most 14 + 65535 bytes.
+const maxFrame = maxHeaders + 66<<10
+
+// rxRing is the read side's state: one virtio-net header and the buffers for the next frame.
+type rxRing struct {
+	hdr   [vnetHdrLen]byte
+	views [len(rxViews)]*buffer.View
+	iovs  [1 + len(rxViews)]unix.Iovec
+	n     int
+	err   error
+}
+
+// readLoop reads frames until the descriptor is gone or interrupt is called. It returns the reason.
+func (e *endpoint) readLoop() error {
+	ring := &rxRing{}
+	defer ring.release()
+	read := func(fd uintptr) bool {
+		ring.n, ring.err = ring.readv(int(fd), e.vnet)
+		return ring.err != unix.EAGAIN
+	}
+	for {
+		if err := e.raw.Read(read); err != nil {
+			return err
+		}
+		switch {
+		case ring.err != nil && isTransientRead(ring.err):
+			continue
+		case ring.err != nil:
+			return os.NewSyscallError("readv", ring.err)
+		case ring.n == 0:
+			return io.EOF
+		}
+		e.receive(ring)
+	}
+}
+
+// interrupt makes readLoop return, now or as soon as it is called.
+func (e *endpoint) interrupt() { e.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// isTransientRead says whether reading may go on after err: the device was set down, or the kernel was short of memory.
+func isTransientRead(err error) bool {
+	for _, errno := range []error{unix.EINTR, unix.ENETDOWN, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// readv reads one frame into fresh buffers where the last one used them up.
+func (r *rxRing) readv(fd int, vnet bool) (int, error) {
+	iovs := r.iovs[:0]
+	if vnet {
+		iovs = append(iovs, iovec(r.hdr[:]))
+	}
+	for i, size := range rxViews {
+		if r.views[i] == nil {
+			r.views[i] = buffer.NewViewSize(size)
+		}
+		iovs = append(iovs, iovec(r.views[i].AsSlice()))
+	}
+	return readvRaw(fd, iovs)
+}
+
+// take returns the n bytes of the frame just read; the ring forgets the buffers they are in.
+func (r *rxRing) take(n int) buffer.Buffer {
+	var b buffer.Buffer
+	for i := range r.views {
+		if n == 0 {
+			break
+		}
+		v := r.views[i]
+		r.views[i] = nil
+		if v.Size() > n {
+			v.CapLength(n)
+		}
+		n -= v.Size()
+		b.Append(v)
+	}
+	return b
+}
+
+// release gives the buffers back.
+func (r *rxRing) release() {
+	for _, v := range r.views {
+		if v != nil {
+			v.Release()
+		}
+	}
+}
+
+// receive filters the frame in the ring and delivers it inline: a hand-over to another goroutine would cost more than
+// the work.
+func (e *endpoint) receive(ring *rxRing) {
+	size := ring.n
+	var vnet vnetHdr
+	if e.vnet {
+		size -= vnetHdrLen
+		vnet = parseVnetHdr(ring.hdr[:])
+		if size < 0 || !vnet.valid(size) {
+			e.counters.add(dropVnetHdr, 1)
+			return
+		}
+	}
+	first := ring.views[0].AsSlice()[:min(size, maxHeaders)]
+	switch verdict, why := e.filter.check(first, size); verdict {
+	case discard:
+		e.counters.add(why, 1)
+	case neighbour:
+		e.answerNeighbour(first)
+	case deliver:
+		if vnet.gsoType&^vnetGSOECN == vnetGSOUDPL4 {
+			e.receiveUSO(ring.take(size), vnet)
+			return
+		}
+		e.deliver(ring.take(size))
+	}
+}
+
+// deliver hands one frame to the stack.
+func (e *endpoint) deliver(frame buffer.Buffer) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: frame})
+	defer pkt.DecRef()
+	eth, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
+	if !ok {
+		e.counters.add(dropRunt, 1)
+		return
+	}
+	e.dispatcher.DeliverNetworkPacket(header.Ethernet(eth).Type(), pkt)
+}

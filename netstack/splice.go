@@ -1,0 +1,370 @@
+package netstack
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+const (
+	// spliceIovecs is how many pieces of the receive queue go to the host's socket in one writev.
+	spliceIovecs = 64
+
+	// spliceRead bounds what one Write of the endpoint takes from the host's socket.
+	spliceRead = 256 << 10
+
+	// copySize is the buffer through which small amounts are copied: below it, one copy is cheaper than the system call
+	// that asks how much there is. It is taken from a pool and never held while waiting.
+	copySize = 16 << 10
+)
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+
+// carrier is a reader or writer that stands for a connection and wants to know of bytes moved past it. It is not enough
+// to have a NetConn method: a TLS connection has one too, and must not be passed by.
+type carrier interface {
+	NetConn() net.Conn
+	Carried(n int)
+}
+
+// hostSocket returns the kernel socket behind v, nil when there is none, and what counts the bytes moved.
+func hostSocket(v any) (*net.TCPConn, func(int)) {
+	switch v := v.(type) {
+	case *net.TCPConn:
+		return v, func(int) {}
+	case carrier:
+		if host, ok := v.NetConn().(*net.TCPConn); ok {
+			return host, v.Carried
+		}
+	}
+	return nil, nil
+}
+
+// attach makes host the socket that hangup wakes up.
+func (c *tcpConn) attach(host *net.TCPConn) (syscall.RawConn, error) {
+	raw, err := host.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	c.host.Store(host)
+	return raw, c.failure()
+}
+
+// rouse is called when waiting for host ended with a deadline, that is by hangup. It returns what broke the connection,
+// or nil when it came to a regular end and what is left may be carried on.
+func (c *tcpConn) rouse(host *net.TCPConn, err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !c.hup.Load() {
+		return err
+	}
+	host.SetDeadline(time.Time{}) // first this, then the question: a later hangup sets it again
+	return c.failure()
+}
+
+// WriteTo implements io.WriterTo: it carries the client's bytes to w until the end of the client's stream. When w is, or
+// stands for, a *net.TCPConn, they go from the receive queue to its socket by writev, and stay in the queue until the
+// socket has taken them, so that a slow reader closes the client's window. The read deadline holds between bytes.
+func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
+	host, carried := hostSocket(w)
+	if host == nil {
+		return c.copyTo(w)
+	}
+	raw, err := c.attach(host)
+	if err != nil {
+		return 0, c.opError("splice", err)
+	}
+	var total int64
+	var n int
+	var werr error
+	write := func(fd uintptr) bool {
+		n, werr = c.writeHost(int(fd))
+		return werr != unix.EAGAIN
+	}
+	for {
+		n = 0
+		if err := raw.Write(write); err != nil {
+			werr = c.rouse(host, err)
+			if werr == nil {
+				continue
+			}
+		}
+		total += int64(n)
+		carried(n)
+		switch {
+		case werr == io.EOF:
+			return total, nil
+		case werr != nil:
+			return total, c.opError("splice", werr)
+		case n > 0:
+			continue
+		}
+		if err := c.wait(c.readable, &c.readBy); err != nil {
+			return total, c.opError("splice", err)
+		}
+	}
+}
+
+// writeHost writes what is in the receive queue to the socket fd and consumes what it took. It returns 0 and nil when
+// the queue is empty, EAGAIN when the socket is full.
+func (c *tcpConn) writeHost(fd int) (int, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	list := iovecLists.Get().(*iovecList)
+	defer list.free()
+	res, terr := c.ep.Read(list, tcpip.ReadOptions{Peek: true})
+	if res.Count == 0 {
+		return 0, c.readError(terr)
+	}
+	n, err := writevRaw(fd, list.iovs)
+	for err == unix.EINTR {
+		n, err = writevRaw(fd, list.iovs)
+	}
+	if err == unix.EAGAIN {
+		return 0, err
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("writev", err)
+	}
+	rest := discarder(n)
+	if res, _ := c.ep.Read(&rest, tcpip.ReadOptions{}); res.Count != n {
+		return n, errors.New("receive queue changed under its only reader")
+	}
+	c.ep.ModerateRecvBuf(n)
+	return n, nil
+}
+
+// iovecList is an io.Writer that keeps where the bytes are instead of the bytes.
+type iovecList struct{ iovs []unix.Iovec }
+
+var iovecLists = sync.Pool{New: func() any {
+	return &iovecList{iovs: make([]unix.Iovec, 0, spliceIovecs)}
+}}
+
+// Write implements io.Writer for Endpoint.Read.
+func (l *iovecList) Write(b []byte) (int, error) {
+	switch {
+	case len(b) == 0:
+		return 0, nil
+	case len(l.iovs) == cap(l.iovs):
+		return 0, io.ErrShortBuffer
+	}
+	l.iovs = append(l.iovs, iovec(b))
+	return len(b), nil
+}
+
+func (l *iovecList) free() {
+	clear(l.iovs)
+	l.iovs = l.iovs[:0]
+	iovecLists.Put(l)
+}
+
+// discarder is an io.Writer that takes a number of bytes and no more.
+type discarder int
+
+// Write implements io.Writer for Endpoint.Read.
+func (d *discarder) Write(b []byte) (int, error) {
+	n := min(len(b), int(*d))
+	*d -= discarder(n)
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+// copyTo is WriteTo for writers that are no kernel socket.
+func (c *tcpConn) copyTo(w io.Writer) (int64, error) {
+	var total int64
+	for {
+		n, err := c.copyOnce(w)
+		total += int64(n)
+		switch {
+		case err == io.EOF:
+			return total, nil
+		case err != nil:
+			return total, err
+		case n > 0:
+			continue
+		}
+		if err := c.wait(c.readable, &c.readBy); err != nil {
+			return total, c.opError("read", err)
+		}
+	}
+}
+
+// copyOnce moves up to copySize received bytes to w.
+func (c *tcpConn) copyOnce(w io.Writer) (int, error) {
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buf)
+	dst := tcpip.SliceWriter(buf[:])
+	n, err := c.consume(&dst)
+	if err != nil && err != io.EOF {
+		return 0, c.opError("read", err)
+	}
+	if n > 0 {
+		return w.Write(buf[:n])
+	}
+	return 0, err
+}
+
+// ReadFrom implements io.ReaderFrom: it carries r's bytes to the client until the end of r's stream. When r is, or
+// stands for, a *net.TCPConn, large amounts are read from its socket straight into the endpoint's send queue.
+func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
+	host, carried := hostSocket(r)
+	if host == nil {
+		return c.copyFrom(r)
+	}
+	raw, err := c.attach(host)
+	if err != nil {
+		return 0, c.opError("splice", err)
+	}
+	d := &hostReader{conn: c}
+	read := d.read
+	var total int64
+	for {
+		d.n, d.err = 0, nil
+		if err := raw.Read(read); err != nil {
+			d.err = c.rouse(host, err)
+			if d.err == nil {
+				continue
+			}
+		}
+		total += int64(d.n)
+		carried(d.n)
+		switch {
+		case d.err == io.EOF:
+			return total, nil
+		case d.err != nil:
+			return total, c.opError("splice", d.err)
+		case d.n > 0:
+			continue
+		}
+		if err := c.wait(c.writable, &c.writeBy); err != nil {
+			return total, c.opError("splice", err)
+		}
+	}
+}
+
+// hostReader moves bytes from a socket to the endpoint.
+type hostReader struct {
+	conn *tcpConn
+	bulk bool // the last read filled the buffer: there is more
+	n    int  // bytes moved by the last call of read
+	err  error
+}
+
+// read is what RawConn.Read calls: it reports false when there is nothing to read. With n and err zero it says that the
+// send buffer is full.
+func (d *hostReader) read(fd uintptr) bool {
+	if d.bulk {
+		avail, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		if err == nil && avail >= copySize {
+			d.n, d.err = d.conn.enqueue(&hostPayload{fd: int(fd), size: min(avail, spliceRead)})
+			return true
+		}
+		d.bulk = false
+	}
+	return d.readSmall(int(fd))
+}
+
+// readSmall moves at most copySize bytes through a buffer. It is also how the end of the stream and errors are found.
+func (d *hostReader) readSmall(fd int) bool {
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buf)
+	n, err := unix.Read(fd, buf[:])
+	for err == unix.EINTR {
+		n, err = unix.Read(fd, buf[:])
+	}
+	switch {
+	case err == unix.EAGAIN:
+		return false
+	case err != nil:
+		d.err = os.NewSyscallError("read", err)
+	case n == 0:
+		d.err = io.EOF
+	default:
+		d.bulk = n == len(buf)
+		d.n, d.err = d.conn.writeAll(buf[:n])
+	}
+	return true
+}
+
+// hostPayload is a tcpip.Payloader that reads from a socket. The endpoint reads on until it has Len bytes or an error,
+// and an error throws away what it had; so size must be no more than the socket holds.
+type hostPayload struct {
+	fd, size int
+}
+
+// Len implements tcpip.Payloader.
+func (p *hostPayload) Len() int { return p.size }
+
+// Read implements tcpip.Payloader.
+func (p *hostPayload) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		n, err := unix.Read(p.fd, b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, io.ErrUnexpectedEOF
+		}
+		return n, nil
+	}
+}
+
+// copyFrom is ReadFrom for readers that are no kernel socket. While it waits for little, it holds little.
+func (c *tcpConn) copyFrom(r io.Reader) (int64, error) {
+	const idleSize = 4 << 10
+	idle := make([]byte, idleSize)
+	var total int64
+	for {
+		n, err := r.Read(idle)
+		w, werr := c.Write(idle[:n])
+		total += int64(w)
+		if werr != nil {
+			return total, werr
+		}
+		if n == len(idle) && err == nil {
+			var m int64
+			m, err = c.copyBurst(r, idleSize)
+			total += m
+		}
+		switch {
+		case err == io.EOF:
+			return total, nil
+		case err != nil:
+			return total, err
+		}
+	}
+}
+
+// copyBurst copies through a pooled buffer until a read brings less than enough bytes.
+func (c *tcpConn) copyBurst(r io.Reader, enough int) (int64, error) {
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buf)
+	var total int64
+	for {
+		n, err := r.Read(buf[:])
+		w, werr := c.Write(buf[:n])
+		total += int64(w)
+		switch {
+		case werr != nil:
+			return total, werr
+		case err != nil || n < enough:
+			return total, err
+		}
+	}
+}
