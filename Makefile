@@ -1,0 +1,36 @@
+# weir: `make help` lists what can be made. `go test ./...` needs nothing of this file.
+GO ?= go
+FUZZTIME ?= 5s
+BIN := bin/weir
+
+.PHONY: help build install test race fuzz lint bench demo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/weir
+	$(GO) build -trimpath -ldflags="-s -w" -o $(BIN) ./cmd/weir
+
+install: build ## install weir to /usr/local/bin (DESTDIR, PREFIX)
+	install -Dm755 $(BIN) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/weir
+
+test: ## run all tests
+	$(GO) test ./...
+
+race: ## run all tests under the race detector
+	$(GO) test -race ./...
+
+fuzz: ## fuzz each parser for FUZZTIME
+	@GO=$(GO) FUZZTIME=$(FUZZTIME) sh hack/fuzz
+
+lint: ## vet, gofmt, staticcheck
+	@GO=$(GO) sh hack/lint
+
+bench: build ## measure against pasta, slirp4netns and the plain host
+	$(GO) run ./hack/bench -weir $(BIN)
+
+demo: build ## show what weir does, no network needed
+	$(BIN) demo
+
+clean: ## remove what was built
+	rm -rf bin

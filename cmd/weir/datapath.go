@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/internal/attribution"
+	"github.com/weir-dev/weir/internal/guard"
+	"github.com/weir-dev/weir/netstack"
+	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/sandbox"
+)
+
+// dataPathName is argv[0] of the data path.
+const dataPathName = "weir-datapath"
+
+func isDataPath() bool { return len(os.Args) > 0 && os.Args[0] == dataPathName }
+
+// dataPathConfig is the launcher's first message.
+type dataPathConfig struct {
+	App, Sandbox string
+	Command      []string
+	Link         sandbox.LinkInfo
+	InitPID      int
+	IPv6         bool
+	Policy       policyConfig
+	EventsPath   string
+	Learn        bool
+	Quiet, Color bool
+	LogLevel     string
+	Known        []string // hosts the app was seen with before
+	Search       []string // search domains inside
+
+	// Files names the descriptors that come along, by position: link, dial, diag, events, host-port:N, publish:N.
+	Files []string
+}
+
+// dataPathAnswer says that the data path is ready, or why it is not.
+type dataPathAnswer struct{ Error string }
+
+// finishMessage says that CMD has ended.
+type finishMessage struct {
+	Status int
+	Grace  time.Duration
+}
+
+// dataPathReport is the data path's last word.
+type dataPathReport struct {
+	Rows     []event.Row
+	Denials  uint64 // those that --fail-on denied counts
+	NewHosts []string
+	Learned  string
+	Dropped  uint64
+}
+
+// failed reports whether what --fail-on names has happened.
+func (r *dataPathReport) failed(on string) bool {
+	return on == "denied" && r.Denials > 0 || on == "first-seen" && len(r.NewHosts) > 0
+}
+
+// dataPath is the process that every packet of one sandbox goes through.
+type dataPath struct {
+	cfg    dataPathConfig
+	files  map[string][]*os.File
+	policy *policy.Policy
+	log    *logrus.Logger
+	events event.Sink
+	book   *event.Log
+	report *event.Report
+	seen   *firstSeen
+	learn  *learner
+	ui     *ui
+
+	memory *resolver.Memory
+	dns    *resolver.Server
+	stack  *netstack.Stack
+	gate   *flow.Gate
+	start  time.Time
+	cancel context.CancelFunc
+}
+
+// dataPathMain is the whole life of the process. It ends when the launcher says so or is gone; in the latter case at
+// once, so that nothing of the sandbox leaves any more.
+func dataPathMain() {
+	debug.SetGCPercent(200)
+	control, err := openControl(os.NewFile(3, "control"))
+	if err != nil {
+		os.Exit(1)
+	}
+	d := &dataPath{start: time.Now()}
+	files, err := control.receive(&d.cfg)
+	if err != nil {
+		os.Exit(1)
+	}
+	if err := d.open(files); err != nil {
+		control.send(dataPathAnswer{Error: err.Error()})
+		os.Exit(1)
+	}
+	if control.send(dataPathAnswer{}) != nil {
+		os.Exit(1)
+	}
+	var finish finishMessage
+	if _, err := control.receive(&finish); err != nil {
+		os.Exit(1)
+	}
+	control.send(d.finish(finish))
+	os.Exit(0)
+}
+
+// open joins the parts, in the order of the packet.
+func (d *dataPath) open(files []*os.File) error {
+	d.sortFiles(files)
+	d.log = newLogger(os.Stderr, d.cfg.LogLevel)
+	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	for _, step := range []func() error{d.openPolicy, d.openEvents, d.openStack, d.openResolver, d.openGate} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if err := d.serve(ctx); err != nil {
+		return err
+	}
+	d.emit(&event.SandboxStart{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode()})
+	return nil
+}
+
+func (d *dataPath) sortFiles(files []*os.File) {
+	d.files = map[string][]*os.File{}
+	for i, f := range files {
+		if i < len(d.cfg.Files) {
+			d.files[d.cfg.Files[i]] = append(d.files[d.cfg.Files[i]], f)
+		}
+	}
+}
+
+func (d *dataPath) file(name string) *os.File {
+	if f := d.files[name]; len(f) > 0 {
+		return f[0]
+	}
+	return nil
+}
+
+// make compiles the policy. Launcher and data path do it alike, from the same text.
+func (c policyConfig) make() (*policy.Policy, error) {
+	cfg := policy.Config{
+		Mode: c.Mode, Allow: c.Allow, Deny: c.Deny, App: c.App, Route: c.Route,
+		HostPorts: c.HostPorts, Gateway: []netip.Addr{gateway4, gateway6},
+	}
+	if c.File != nil {
+		file, err := policy.ParseFile(c.FileName, c.File)
+		if err != nil {
+			return nil, err
+		}
+		cfg.File = file
+	}
+	host, err := guard.NewHost(guard.HostAddrs)
+	if err != nil {
+		return nil, fmt.Errorf("read the host's own addresses: %w", err)
+	}
+	cfg.HostAddrs = host.Addrs
+	return policy.New(cfg)
+}
+
+func (d *dataPath) openPolicy() (err error) {
+	d.policy, err = d.cfg.Policy.make()
+	return err
+}
+
+// openEvents opens the book and what reads along in it.
+func (d *dataPath) openEvents() error {
+	var err error
+	if f := d.file("events"); f != nil {
+		d.book, err = event.OpenFD(f.Fd(), event.Limits{})
+	} else {
+		d.book, err = event.OpenFile(d.cfg.EventsPath, event.Limits{})
+	}
+	if err != nil {
+		return fmt.Errorf("open event log: %w", err)
+	}
+	d.report = &event.Report{}
+	if !d.cfg.Quiet {
+		d.report.OnDeny = (&notices{ui: d.ui}).denied
+	}
+	d.seen = newFirstSeen(d.cfg.Known, func(host string) { d.emit(&event.Alert{What: "first-seen", Subject: host}) })
+	sinks := []event.Sink{d.book, withoutExpansions{d.report}, d.seen}
+	if d.cfg.Learn {
+		d.learn = &learner{}
+		sinks = append(sinks, d.learn)
+	}
+	d.events = event.Tee(sinks...)
+	return nil
+}
+
+func (d *dataPath) emit(details event.Details) {
+	d.events.Emit(&event.Event{Time: time.Now(), App: d.cfg.App, Sandbox: d.cfg.Sandbox, Details: details})
+}
+
+func (d *dataPath) openStack() error {
+	info := d.cfg.Link
+	cfg := netstack.Config{
+		Link:  netstack.Link{File: d.file("link"), Kind: info.Kind, VnetHdr: info.VnetHdr, TSO: info.TSO, USO: info.USO},
+		MTU:   uint32(info.MTU),
+		Addr4: guest4, Gateway4: gateway4, GuestMAC: guestMAC, GatewayMAC: gatewayMAC, Log: d.log,
+	}
+	if d.cfg.IPv6 {
+		cfg.Addr6, cfg.Gateway6 = guest6, gateway6
+	}
+	var err error
+	if d.stack, err = netstack.New(cfg); err != nil {
+		return fmt.Errorf("start netstack: %w", err)
+	}
+	return nil
+}
+
+// openResolver builds the sandbox's DNS. The upstream of an app that goes through the tunnel is not the host's: without a
+// tunnel its questions fail, they are never asked elsewhere.
+func (d *dataPath) openResolver() error {
+	d.memory = resolver.NewMemory(resolver.Limits{}, time.Now)
+	var upstream resolver.Upstream = &resolver.Host{}
+	if d.policy.Route() != "direct" {
+		upstream = resolver.Down{Err: errNoTunnel}
+	}
+	gateways := []netip.Addr{gateway4}
+	if d.cfg.IPv6 {
+		gateways = append(gateways, gateway6)
+	}
+	d.dns = &resolver.Server{
+		Upstream: upstream, Memory: d.memory, Route: d.policy.Route(), Enforce: d.policy.Mode() == policy.ModeEnforce,
+		Decide: d.decideName, DecideChain: d.decideChain, Answer: d.policy.AnswerAllowed, Record: d.recordQuery,
+		StripECH: d.policy.StripECH(), IPv6: d.cfg.IPv6, Local: map[string][]netip.Addr{hostName: gateways}, Log: d.log,
+	}
+	return nil
+}
+
+func (d *dataPath) openGate() error {
+	finder := attribution.New(d.cfg.InitPID, d.file("diag"))
+	d.gate = &flow.Gate{
+		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: "netstack",
+		Policy:    d.policy,
+		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
+		Routes:    map[string]flow.Dialer{"direct": newDirect(d.ui)},
+		HostAlias: hostAlias(), DNS: d.dns.Watch, Events: d.events, Log: d.log,
+		Process: func(network string, src, dst netip.AddrPort) *event.Process {
+			p, ok := finder.Find(network, src, dst)
+			if !ok {
+				return nil
+			}
+			return &event.Process{PID: p.PID, Exe: p.Exe, Args: p.Args}
+		},
+	}
+	return nil
+}
+
+// serve starts everything that runs for as long as the sandbox.
+func (d *dataPath) serve(ctx context.Context) error {
+	for _, gateway := range d.dns.Local[hostName] {
+		at := netip.AddrPortFrom(gateway, 53)
+		pc, err := d.stack.ListenPacket(at)
+		if err != nil {
+			return fmt.Errorf("listen for dns: %w", err)
+		}
+		ln, err := d.stack.Listen(at)
+		if err != nil {
+			return fmt.Errorf("listen for dns: %w", err)
+		}
+		go d.dns.Serve(ctx, pc, ln)
+	}
+	go d.stack.Serve(ctx, d.gate)
+	for name, files := range d.files {
+		kind, number, _ := strings.Cut(name, ":")
+		port, _ := strconv.Atoi(number)
+		for _, f := range files {
+			var err error
+			switch kind {
+			case "host-port":
+				err = d.serveHostPort(ctx, f, uint16(port))
+			case "publish":
+				err = d.servePublished(ctx, f, uint16(port))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// finish carries what CMD had written, ends the flows that are left and closes the book.
+func (d *dataPath) finish(m finishMessage) *dataPathReport {
+	ctx, cancel := context.WithTimeout(context.Background(), m.Grace)
+	d.gate.Drain(ctx)
+	cancel()
+	d.cancel()
+	d.stack.Close()
+	for end := time.Now().Add(time.Second); d.gate.Flows() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	d.reportDrops()
+	d.emit(&event.SandboxExit{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode(),
+		Status: m.Status, Duration: time.Since(d.start)})
+	d.book.Close()
+	rep := &dataPathReport{Rows: d.report.Rows(), NewHosts: d.seen.fresh(), Denials: countedDenials(d.report.Denials())}
+	for _, n := range d.book.Dropped() {
+		rep.Dropped += n
+	}
+	if d.learn != nil {
+		rep.Learned = d.learn.policy(d.cfg)
+	}
+	return rep
+}
+
+// reportDrops writes what the stack did not carry.
+func (d *dataPath) reportDrops() {
+	counters := d.stack.Counters()
+	var what []string
+	for name, n := range counters {
+		if n > 0 && strings.HasPrefix(name, "drop") {
+			what = append(what, name)
+		}
+	}
+	slices.Sort(what)
+	for _, name := range what {
+		d.emit(&event.Dropped{What: name, Count: counters[name]})
+	}
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// passedNames are the variables of weir's own environment that CMD sees without being named by --env: what programs need
+// to find their files, speak the user's language and trust the host's certificate authorities. None of them may carry a
+// credential; values that do (see carriesSecret) are withheld all the same.
+var passedNames = []string{
+	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ", "CI",
+	"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES",
+	"SSL_CERT_FILE", "SSL_CERT_DIR", "NIX_SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
+	"GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "DENO_CERT", "CARGO_HTTP_CAINFO",
+	"HTTPLIB2_CA_CERTS", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+	"NODE_ENV", "NVM_DIR", "NVM_BIN", "VOLTA_HOME", "PNPM_HOME", "BUN_INSTALL", "DENO_DIR",
+	"PYENV_ROOT", "PYENV_VERSION", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "PIP_INDEX_URL",
+	"CARGO_HOME", "RUSTUP_HOME", "GOROOT", "GOPATH", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN", "JAVA_HOME",
+}
+
+// passedPrefixes are families of settings of the tools that fetch and start servers.
+var passedPrefixes = []string{"LC_", "npm_config_", "NPM_CONFIG_", "UV_", "MISE_", "ASDF_"}
+
+// caFileNames are the variables whose value is a file that must be visible inside to be of use.
+var caFileNames = []string{
+	"SSL_CERT_FILE", "NIX_SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO",
+	"PIP_CERT", "AWS_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "DENO_CERT", "CARGO_HTTP_CAINFO",
+}
+
+// environment splits weir's own environment into what CMD sees and the names that are withheld, sorted. Each of extra is
+// NAME, which passes weir's own value on, or NAME=VALUE. A NAME that is not set is an error: a server that starts without
+// its credential fails later and more obscurely.
+func environment(own, extra []string) (env, withheld []string, err error) {
+	values := map[string]string{}
+	for _, kv := range own {
+		if name, value, ok := strings.Cut(kv, "="); ok && name != "" {
+			values[name] = value
+		}
+	}
+	named := map[string]bool{}
+	for _, e := range extra {
+		name, value, set := strings.Cut(e, "=")
+		if name == "" {
+			return nil, nil, fmt.Errorf("--env %q: a name is missing before \"=\"", e)
+		}
+		if !set {
+			if value, set = values[name]; !set {
+				return nil, nil, fmt.Errorf("--env %s: the variable is not set in weir's own environment", name)
+			}
+		}
+		named[name] = true
+		env = append(env, name+"="+value)
+	}
+	for name, value := range values {
+		switch {
+		case named[name]:
+		case passes(name) && !carriesSecret(name, value):
+			env = append(env, name+"="+value)
+		default:
+			withheld = append(withheld, name)
+		}
+	}
+	sort.Strings(env)
+	sort.Strings(withheld)
+	return env, withheld, nil
+}
+
+func passes(name string) bool {
+	if slices.Contains(passedNames, name) {
+		return true
+	}
+	return slices.ContainsFunc(passedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// secretWords mark names whose value is a credential, whatever family they belong to.
+var secretWords = []string{"token", "secret", "password", "passwd", "_auth", "apikey", "api_key", "credential", "private"}
+
+// carriesSecret reports whether the variable would hand a credential to CMD: by its name, or as the user part of a URL.
+func carriesSecret(name, value string) bool {
+	if looksSecret(name) {
+		return true
+	}
+	if strings.Contains(value, "://") {
+		for _, field := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' || r == '|' }) {
+			if u, err := url.Parse(field); err == nil && u.User != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func looksSecret(name string) bool {
+	lower := strings.ToLower(name)
+	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(lower, w) })
+}
+
+// shellNoise are withheld variables that nobody would miss; they are not worth a line on the terminal.
+var shellNoise = []string{"PWD", "OLDPWD", "SHLVL", "_", "LS_COLORS", "DISPLAY", "WAYLAND_DISPLAY", "HOSTNAME", "MAIL", "PS1",
+	"TMPDIR", "EDITOR", "VISUAL", "PAGER", "LESS", "LESSOPEN", "LESSCLOSE", "WINDOWID", "GPG_TTY", "DEBIAN_FRONTEND"}
+
+// shellNoisePrefixes are the families of such variables.
+var shellNoisePrefixes = []string{"XDG_", "SSH_", "DBUS_", "GNOME_", "GTK_", "QT_", "KDE_", "TMUX", "VTE_", "TERM_", "LC_", "GIO_", "WEIR_"}
+
+// worthTelling filters withheld names down to those a user may have wanted to pass, secrets first.
+func worthTelling(withheld []string) []string {
+	var secrets, others []string
+	for _, name := range withheld {
+		switch {
+		case looksSecret(name) || strings.HasSuffix(name, "_KEY"):
+			secrets = append(secrets, name)
+		case slices.Contains(shellNoise, name) || slices.ContainsFunc(shellNoisePrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
+		default:
+			others = append(others, name)
+		}
+	}
+	return append(secrets, others...)
+}

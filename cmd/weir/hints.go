@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/weir-dev/weir/sandbox"
+)
+
+// startStatus is the exit status for a run that did not come to its program.
+func startStatus(err error) int {
+	var ee *sandbox.ExecError
+	switch {
+	case !errors.As(err, &ee):
+		return statusBeforeStart
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return 127
+	}
+	return 126
+}
+
+// withHint adds what mends a failed start, where that is known.
+func withHint(err error) error {
+	var se *sandbox.SetupError
+	var ee *sandbox.ExecError
+	switch {
+	case errors.As(err, &ee) && errors.Is(err, exec.ErrNotFound):
+		if path, lookErr := exec.LookPath(ee.Name); lookErr == nil {
+			return hint(err, "weir run --share %s:ro -- ... (it is at %s outside, which the sandbox does not show)", path, path)
+		}
+		return err
+	case !errors.As(err, &se):
+		return err
+	}
+	switch se.Step {
+	case sandbox.StepNamespaces:
+		return hint(err, "%s", namespaceFix(err))
+	case sandbox.StepTap, sandbox.StepLink:
+		return hint(err, "%s", tunFix(err))
+	case sandbox.StepProc:
+		return hint(err, "give the container an unmasked /proc: podman run --security-opt unmask=/proc/*, docker run --security-opt systempaths=unconfined")
+	}
+	return err
+}
+
+// namespaceFix finds out what keeps an ordinary user from making user namespaces.
+func namespaceFix(err error) string {
+	switch {
+	case sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
+		return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or load an AppArmor profile for weir; see: weir doctor)"
+	case sysctl("kernel/unprivileged_userns_clone") == "0":
+		return "sudo sysctl -w kernel.unprivileged_userns_clone=1"
+	case sysctl("user/max_user_namespaces") == "0" || errors.Is(err, syscall.ENOSPC):
+		return "sudo sysctl -w user.max_user_namespaces=15000"
+	}
+	return "allow user namespaces: in a container, a seccomp profile that permits clone(CLONE_NEWUSER) and mount; see: weir doctor"
+}
+
+func tunFix(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "sudo chmod 0666 /dev/net/tun, or weir run --link veth"
+	}
+	return "sudo modprobe tun, or weir run --link veth (in a container: --device /dev/net/tun)"
+}
+
+// sysctl reads a kernel setting; "" when there is none.
+func sysctl(name string) string {
+	b, err := os.ReadFile("/proc/sys/" + name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

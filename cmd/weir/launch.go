@@ -1,0 +1,334 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/sandbox"
+)
+
+// drainGrace is how long the data path may go on carrying what CMD had written when it ended.
+const drainGrace = 2 * time.Second
+
+// launch is the launcher's side of one running sandbox: it holds the walls and the data path together, and nothing that
+// came over the network ever reaches it unparsed.
+type launch struct {
+	*plan
+	id       string
+	ui       *ui
+	box      *sandbox.Sandbox
+	dataPath *exec.Cmd
+	control  *controlConn
+	started  time.Time
+
+	// dead is closed when the data path has ended, for whatever reason.
+	dead chan struct{}
+	// netns keeps the sandbox's network namespace alive until the data path has drained it.
+	netns *os.File
+}
+
+// execute runs the plan and returns an exitError with CMD's status, nil for 0.
+func (p *plan) execute() error {
+	// PDEATHSIG fires when the *thread* that forked ends, so the one that starts both children has to stay.
+	runtime.LockOSThread()
+	l := &launch{plan: p, id: newSandboxID(), ui: newUI(os.Stderr), started: time.Now(), dead: make(chan struct{})}
+	l.ui.color = l.ui.color && !p.noColor
+	defer l.close()
+	if err := l.start(); err != nil {
+		return exitError{startStatus(err), withHint(err)}
+	}
+	l.announce()
+	status := l.wait()
+	rep := l.finish(status)
+	return l.conclude(status, rep)
+}
+
+// start builds everything and releases CMD.
+func (l *launch) start() error {
+	if err := l.startDataPath(); err != nil {
+		return err
+	}
+	box, err := sandbox.Start(l.spec)
+	if err != nil {
+		return err
+	}
+	l.box = box
+	if l.netns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", box.InitPID())); err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	if err := l.configureDataPath(); err != nil {
+		return err
+	}
+	return box.Release()
+}
+
+// startDataPath starts this binary again as the data path. It waits for its configuration while the walls are built.
+func (l *launch) startDataPath() error {
+	control, remote, err := newControlPair()
+	if err != nil {
+		return err
+	}
+	defer remote.Close()
+	l.control = control
+	l.dataPath = &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{dataPathName},
+		Env:    []string{"GOTRACEBACK=" + os.Getenv("GOTRACEBACK")},
+		Stderr: os.Stderr, ExtraFiles: []*os.File{remote}, Dir: "/",
+		// A session of its own: ^C on the terminal is for CMD.
+		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
+	}
+	if err := l.dataPath.Start(); err != nil {
+		return fmt.Errorf("start data path: %w", err)
+	}
+	go l.watchDataPath()
+	return nil
+}
+
+// watchDataPath reaps the data path. Without it nothing leaves the sandbox any more, so CMD ends with it.
+func (l *launch) watchDataPath() {
+	l.dataPath.Wait()
+	close(l.dead)
+}
+
+func (l *launch) configureDataPath() error {
+	link, info := l.box.Link()
+	cfg := dataPathConfig{
+		App: l.app, Sandbox: l.id, Command: l.command, Link: info, InitPID: l.box.InitPID(), IPv6: l.spec.Addr6.IsValid(),
+		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
+		Color: l.ui.color, Known: l.knownHosts(), Search: l.spec.Search,
+	}
+	files := []*os.File{link}
+	defer func() { closeAll(files) }()
+	cfg.Files = []string{"link"}
+	add := func(name string, f *os.File) {
+		if f != nil {
+			cfg.Files, files = append(cfg.Files, name), append(files, f)
+		}
+	}
+	add("dial", l.box.DialSocket())
+	add("diag", l.box.DiagSocket())
+	if l.eventsTarget.fd >= 0 {
+		add("events", os.NewFile(uintptr(l.eventsTarget.fd), l.events))
+	}
+	for port, listeners := range l.box.HostPortListeners() {
+		for _, f := range listeners {
+			add("host-port:"+strconv.Itoa(int(port)), f)
+		}
+	}
+	for _, port := range ports(l.publish) {
+		f, err := listenLoopback(port)
+		if err != nil {
+			return err
+		}
+		add("publish:"+strconv.Itoa(int(port)), f)
+	}
+	if err := l.control.send(cfg, files...); err != nil {
+		return l.dataPathError(err)
+	}
+	var answer dataPathAnswer
+	if _, err := l.control.receive(&answer); err != nil {
+		return l.dataPathError(err)
+	}
+	if answer.Error != "" {
+		return errors.New(answer.Error)
+	}
+	return nil
+}
+
+// dataPathError explains why the data path does not talk.
+func (l *launch) dataPathError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		<-l.dead
+		return fmt.Errorf("data path ended: %v", l.dataPath.ProcessState)
+	}
+	return err
+}
+
+// listenLoopback opens the host's side of a published port.
+func listenLoopback(port uint16) (*os.File, error) {
+	ln, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fmt.Errorf("publish port %d: %w", port, err)
+	}
+	defer ln.Close()
+	return ln.(*net.TCPListener).File()
+}
+
+// announce says once what CMD does not get.
+func (l *launch) announce() {
+	told := worthTelling(l.withheld)
+	if l.quiet || len(told) == 0 {
+		return
+	}
+	const shown = 6
+	text := ""
+	for i, name := range told[:min(len(told), shown)] {
+		if i > 0 {
+			text += ", "
+		}
+		text += name
+	}
+	if len(told) > shown {
+		text += fmt.Sprintf(" and %d more", len(told)-shown)
+	}
+	l.ui.sayf("withheld from %s: %s; pass one on with --env NAME", l.app, text)
+}
+
+// forwarded are the signals that go on to CMD.
+var forwarded = []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT}
+
+// wait forwards signals until CMD has ended, and returns its status. When the data path dies first, CMD is killed: it
+// must not run on without anybody who sees what it sends.
+func (l *launch) wait() int {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded...)
+	defer signal.Stop(signals)
+	type result struct {
+		status sandbox.ExitStatus
+		err    error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		s, err := l.box.Wait()
+		ended <- result{s, err}
+	}()
+	dead := l.dead
+	for {
+		select {
+		case sig := <-signals:
+			if !l.terminalDelivers(sig) {
+				l.box.Signal(sig)
+			}
+		case <-dead:
+			dead = nil
+			l.ui.warnf("the data path ended (%v): %s is killed, nothing it sends would be seen", l.dataPath.ProcessState, l.app)
+			go l.box.Close()
+		case r := <-ended:
+			if r.status.Signal != 0 {
+				return 128 + int(r.status.Signal)
+			}
+			if r.err != nil {
+				return 128 + int(syscall.SIGKILL)
+			}
+			return r.status.Code
+		}
+	}
+}
+
+// terminalDelivers reports whether CMD has this signal from the terminal already: ^C and ^\ go to the whole foreground
+// process group, and CMD is in ours.
+func (l *launch) terminalDelivers(sig os.Signal) bool {
+	if sig != syscall.SIGINT && sig != syscall.SIGQUIT && sig != syscall.SIGWINCH {
+		return false
+	}
+	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// finish lets the data path drain and end, and returns its report; nil when there is none.
+func (l *launch) finish(status int) *dataPathReport {
+	if err := l.control.send(finishMessage{Status: status, Grace: drainGrace}); err != nil {
+		return nil
+	}
+	rep := &dataPathReport{}
+	if _, err := l.control.receive(rep); err != nil {
+		return nil
+	}
+	return rep
+}
+
+// conclude says and writes what is left to say, and turns it into weir's exit status.
+func (l *launch) conclude(status int, rep *dataPathReport) error {
+	if rep == nil {
+		return exitError{status, errors.New("the data path ended early: its last events are missing")}
+	}
+	if l.summary || !l.quiet && term.IsTerminal(2) && !l.json {
+		width, _, _ := term.GetSize(2)
+		event.WriteTable(os.Stderr, rep.Rows, event.TableOptions{Color: l.ui.color, Width: width})
+	}
+	if rep.Dropped > 0 {
+		l.ui.warnf("%d events could not be written", rep.Dropped)
+	}
+	if err := l.rememberHosts(rep.NewHosts); err != nil {
+		l.ui.warnf("%v", err)
+	}
+	if l.learn != "" {
+		if err := writeWhole(l.learn, []byte(rep.Learned), 0o644); err != nil {
+			return exitError{max(status, 1), fmt.Errorf("write learned policy: %w", err)}
+		}
+		if !l.quiet {
+			l.ui.sayf("learned policy is in %s; review it, then: weir run -f %s --name %s", l.learn, l.learn, l.app)
+		}
+	}
+	if rep.failed(l.failOn) && status == 0 {
+		return exitError{status: 86}
+	}
+	if status != 0 {
+		return exitError{status: status}
+	}
+	return nil
+}
+
+// close takes everything down that still stands.
+func (l *launch) close() {
+	if l.box != nil {
+		l.box.Close()
+	}
+	if l.netns != nil {
+		l.netns.Close()
+	}
+	if l.control != nil {
+		l.control.Close()
+	}
+	if l.dataPath != nil && l.dataPath.Process != nil {
+		select {
+		case <-l.dead:
+		case <-time.After(time.Second):
+			l.dataPath.Process.Kill()
+			<-l.dead
+		}
+	}
+}
+
+// newSandboxID is short enough to read aloud; it only tells the lines of one log apart.
+func newSandboxID() string {
+	b := make([]byte, 4)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// writeWhole replaces path by content, or leaves it as it was.
+func writeWhole(path string, content []byte, mode fs.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if _, err = tmp.Write(content); err == nil {
+		err = tmp.Chmod(mode)
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	return err
+}

@@ -1,0 +1,31 @@
+// Command weir runs untrusted programs (MCP servers, most of the time) in rootless sandboxes whose every packet is carried,
+// named, judged and recorded by weir itself.
+//
+// One binary plays three parts, told apart by its name in argv[0]: the command that people type, the data path of a
+// sandbox (datapath.go) and the sandbox's PID 1 (package sandbox). Parts of weir are joined only here, and only here is
+// anything said to people (ui.go).
+package main
+
+import (
+	"os"
+
+	"github.com/weir-dev/weir/sandbox"
+)
+
+func main() {
+	switch {
+	case sandbox.IsInit():
+		sandbox.InitMain()
+	case isDataPath():
+		dataPathMain()
+	default:
+		os.Exit(Main(os.Args[1:]))
+	}
+}
+
+// Main runs the command line and returns the exit status. It is what the test scripts call as "weir".
+func Main(args []string) int {
+	root := newRootCommand()
+	root.SetArgs(args)
+	return exitStatus(root.Execute())
+}

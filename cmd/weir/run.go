@@ -1,0 +1,343 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/sandbox"
+)
+
+// statusBeforeStart is the exit status of everything that fails before CMD runs, as in env(1) and podman-run(1).
+const statusBeforeStart = 125
+
+// runFlags are the flags of "weir run".
+type runFlags struct {
+	name, policyFile, mode, route, door, link, events, learn, fs, profile, mcp, failOn string
+	allow, deny, share, env                                                            []string
+	hostPorts, publish                                                                 []int
+	mtu                                                                                int
+	summary, quiet, dryRun, tunnel                                                     bool
+}
+
+func newRunCommand(g *globals) *cobra.Command {
+	f := &runFlags{}
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- CMD [ARG...]",
+		Short: "Run a program in a new sandbox",
+		Long: `Run CMD in a sandbox of its own, without privileges. Its only network is weir: every flow is named by DNS, SNI or Host,
+judged by the rules, carried and recorded. stdin, stdout and stderr are CMD's own.
+
+Without a rule everything but guarded and private addresses passes and is recorded (audit); with a rule everything else
+is denied (enforce). A rule is TARGET[:PORTS][/PROTO], docs/policy.md has the grammar.
+
+Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CMD started; 126 if CMD cannot be executed;
+127 if it was not found; 86 with --fail-on when such an event happened and CMD itself ended well.`,
+		Example: `  weir run -- npx -y @modelcontextprotocol/server-everything
+  weir run --allow api.github.com --env GITHUB_TOKEN -- npx -y @modelcontextprotocol/server-github
+  weir run --allow '*.example.com' --allow '192.0.2.0/24:5432' -- ./server
+  weir run --learn learned.yaml -- ./server       # then: review it, and
+  weir run -f learned.yaml -- ./server            # enforce it
+  weir run --share "$PWD:ro" --host-port 5432 -- psql -h localhost`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := newPlan(f, args, cmd.Flags().Changed("events"))
+			if err != nil {
+				return exitError{statusBeforeStart, err}
+			}
+			p.json, p.logLevel, p.noColor = g.json, g.logLevel, g.noColor
+			if f.dryRun {
+				return p.show(cmd.OutOrStdout())
+			}
+			return p.execute()
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *runFlags) register(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.SetInterspersed(false)
+	s.StringVar(&f.name, "name", "", "name of the app in events and for its home (default: from CMD)")
+	s.StringVarP(&f.policyFile, "policy", "f", "", "policy `FILE`; its app --name gives rules and, without CMD, the command")
+	s.StringArrayVar(&f.allow, "allow", nil, "allow `RULE` (repeatable)")
+	s.StringArrayVar(&f.deny, "deny", nil, "deny `RULE` (repeatable)")
+	s.StringVar(&f.mode, "mode", "", "audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
+	s.StringVar(&f.route, "route", "", "default route: direct or tunnel")
+	s.StringVar(&f.door, "door", "netstack", "how packets are intercepted: netstack")
+	s.StringVar(&f.link, "link", "auto", "the sandbox's link: tap, veth or auto")
+	s.IntVar(&f.mtu, "mtu", 1500, "MTU inside, 1280 to 65520")
+	s.StringVar(&f.events, "events", "", "event log: `PATH` or fd:N (default: the state directory's events.jsonl)")
+	s.BoolVar(&f.summary, "summary", false, "print the summary at the end even when stderr is no terminal")
+	s.StringVar(&f.learn, "learn", "", "write the policy that allows just what this run did to `FILE`")
+	s.StringArrayVar(&f.share, "share", nil, "show `HOST[:INSIDE][:ro]` inside (repeatable)")
+	s.StringVar(&f.fs, "fs", "private", "file system: private, or host to see the host's as it is")
+	s.StringArrayVar(&f.env, "env", nil, "pass `NAME[=VALUE]` on to CMD (repeatable)")
+	s.IntSliceVar(&f.hostPorts, "host-port", nil, "reach the host's loopback `PORT` from inside, as host.weir.internal and localhost")
+	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback")
+	s.StringVar(&f.profile, "profile", "tool", "what may run inside: tool")
+	s.StringVar(&f.mcp, "mcp", "auto", "read along in MCP on stdio to know the server's phase: auto or off")
+	s.BoolVar(&f.dryRun, "dry-run", false, "say what would run, and run nothing")
+	s.StringVar(&f.failOn, "fail-on", "", "exit 86 if it happened: denied or first-seen")
+	s.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr while CMD runs")
+}
+
+// plan is a run that was checked: nothing in it fails for a reason that the command line could have told.
+type plan struct {
+	runFlags
+	app, command0 string
+	command       []string
+	policy        policyConfig
+	digest, mode_ string
+	spec          sandbox.Spec
+	withheld      []string
+	eventsTarget  eventsTarget
+	install       bool
+	json, noColor bool
+	logLevel      string
+}
+
+// policyConfig is what a policy is made of; it travels to the data path, which makes the same one.
+type policyConfig struct {
+	Mode        string
+	Allow, Deny []string
+	FileName    string
+	File        []byte
+	App, Route  string
+	HostPorts   []uint16
+}
+
+func newPlan(f *runFlags, args []string, eventsGiven bool) (*plan, error) {
+	p := &plan{runFlags: *f, command: args}
+	for _, step := range []func() error{p.checkFlags, p.checkCommand, p.checkPolicy, p.checkEvents, p.buildSpec} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (p *plan) checkFlags() error {
+	for _, c := range []struct {
+		flag, value string
+		known       []string
+		later       map[string]string
+	}{
+		{"mode", p.mode, []string{"", "audit", "enforce"}, map[string]string{"ask": "asking at run time is not built yet"}},
+		{"door", p.door, []string{"netstack"}, map[string]string{"tproxy": "the tproxy door is not built yet", "both": "the tproxy door is not built yet"}},
+		{"link", p.link, []string{"tap", "veth", "auto"}, nil},
+		{"fs", p.fs, []string{"private", "host"}, nil},
+		{"profile", p.profile, []string{"tool"}, map[string]string{"engine": "the engine profile is not built yet"}},
+		{"mcp", p.mcp, []string{"auto", "off"}, nil},
+		{"fail-on", p.failOn, []string{"", "denied", "first-seen"}, nil},
+		{"route", p.route, []string{"", "direct", "tunnel"}, nil},
+	} {
+		if slices.Contains(c.known, c.value) {
+			continue
+		}
+		if why := c.later[c.value]; why != "" {
+			return fmt.Errorf("--%s %s: %s", c.flag, c.value, why)
+		}
+		return fmt.Errorf("--%s %q: want %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.known, ", "), ", "))
+	}
+	if p.mtu < 1280 || p.mtu > 65520 {
+		return fmt.Errorf("--mtu %d: want 1280 to 65520", p.mtu)
+	}
+	for _, port := range slices.Concat(p.hostPorts, p.publish) {
+		if port < 1 || port > 65535 {
+			return fmt.Errorf("port %d: want 1 to 65535", port)
+		}
+	}
+	return nil
+}
+
+// checkCommand settles what runs and under which name.
+func (p *plan) checkCommand() error {
+	p.app = p.name
+	if len(p.command) > 0 && p.app == "" {
+		p.app = appName(p.command)
+	}
+	if p.policyFile != "" {
+		file, err := policy.LoadFile(p.policyFile)
+		if err != nil {
+			return err
+		}
+		if len(p.command) == 0 {
+			if p.command = file.Command(p.app); len(p.command) == 0 {
+				return fmt.Errorf("no command: %s has none for app %q and none was given after --", p.policyFile, p.app)
+			}
+		}
+		p.env = append(file.Env(p.app), p.env...)
+	}
+	if len(p.command) == 0 {
+		return hint(errors.New("no command given"), "weir run -- CMD ARG...")
+	}
+	if !validApp.MatchString(p.app) || strings.Trim(p.app, ".") == "" {
+		return fmt.Errorf("--name %q: want letters, digits, \".\", \"_\" and \"-\", at most 64", p.app)
+	}
+	return nil
+}
+
+var validApp = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// runners are the programs that fetch a package and run it: the app is the package, not the runner. The words are what
+// comes before the package.
+var runners = [][]string{{"npx"}, {"bunx"}, {"uvx"}, {"pnpx"}, {"npm", "exec"}, {"npm", "x"}, {"pnpm", "dlx"}, {"yarn", "dlx"},
+	{"bun", "x"}, {"uv", "tool", "run"}, {"pipx", "run"}}
+
+// runnerValueFlags are flags of those programs that take a value.
+var runnerValueFlags = []string{"-p", "--package", "-c", "--call", "--from", "--with", "--python", "-w", "--workspace", "--spec", "--index-url", "--directory"}
+
+// appName is the name of the app that a command line starts.
+func appName(command []string) string {
+	base := filepath.Base(command[0])
+	for _, r := range runners {
+		if base == r[0] && len(command) > len(r) && slices.Equal(command[1:len(r)], r[1:]) {
+			if pkg := packageOf(command[len(r):]); pkg != "" {
+				return pkg
+			}
+		}
+	}
+	return cleanName(base)
+}
+
+// packageOf is the base name of the package among a runner's arguments, without scope and version.
+func packageOf(args []string) string {
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case arg == "--":
+		case slices.Contains(runnerValueFlags, arg):
+			i++
+		case strings.HasPrefix(arg, "-"):
+		default:
+			if i := strings.LastIndexByte(arg, '/'); i >= 0 {
+				arg = arg[i+1:]
+			}
+			if i := strings.IndexAny(arg, "@=<>~!["); i > 0 {
+				arg = arg[:i]
+			}
+			return cleanName(arg)
+		}
+	}
+	return ""
+}
+
+func cleanName(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
+			return r
+		}
+		return '-'
+	}, s)
+	return s[:min(len(s), 64)]
+}
+
+// checkPolicy makes the policy once, so that a broken one stops everything before anything starts.
+func (p *plan) checkPolicy() error {
+	p.policy = policyConfig{Mode: p.mode, Allow: p.allow, Deny: p.deny, App: p.app, Route: p.route, HostPorts: ports(p.hostPorts)}
+	if p.learn != "" && p.policy.Mode == "" {
+		p.policy.Mode = "audit"
+	}
+	if p.policyFile != "" {
+		b, err := os.ReadFile(p.policyFile)
+		if err != nil {
+			return fmt.Errorf("read policy: %w", err)
+		}
+		p.policy.FileName, p.policy.File = p.policyFile, b
+	}
+	made, err := p.policy.make()
+	if err != nil {
+		return err
+	}
+	p.digest, p.mode_ = made.Digest(), made.Mode()
+	return nil
+}
+
+func ports(list []int) []uint16 {
+	var out []uint16
+	for _, p := range list {
+		if !slices.Contains(out, uint16(p)) {
+			out = append(out, uint16(p))
+		}
+	}
+	return out
+}
+
+// eventsTarget is where the event log goes: a path, or a descriptor that weir was started with.
+type eventsTarget struct {
+	path string
+	fd   int // -1: path
+}
+
+func (p *plan) checkEvents() error {
+	p.eventsTarget = eventsTarget{fd: -1, path: p.events}
+	switch {
+	case p.events == "-":
+		return hint(errors.New("--events -: stdout is CMD's"), "weir run --events fd:3 -- CMD 3>events.jsonl")
+	case strings.HasPrefix(p.events, "fd:"):
+		n, err := strconv.Atoi(p.events[3:])
+		if err != nil || n < 3 {
+			return fmt.Errorf("--events %s: want fd:N with N of 3 or more", p.events)
+		}
+		p.eventsTarget = eventsTarget{fd: n}
+		if err := unix.Fstat(n, new(unix.Stat_t)); err != nil {
+			return hint(fmt.Errorf("--events %s: the descriptor is not open", p.events), "weir run --events fd:%d -- CMD %d>events.jsonl", n, n)
+		}
+	case p.events == "":
+		dir, err := stateDir()
+		if err != nil {
+			return err
+		}
+		p.eventsTarget.path = filepath.Join(dir, "events.jsonl")
+	}
+	return nil
+}
+
+// show is --dry-run.
+func (p *plan) show(w interface{ Write([]byte) (int, error) }) error {
+	out := struct {
+		App      string   `json:"app"`
+		Command  []string `json:"command"`
+		Mode     string   `json:"mode"`
+		Policy   string   `json:"policy"`
+		Events   string   `json:"events"`
+		Home     string   `json:"home"`
+		Visible  []string `json:"visible"`
+		Shares   []string `json:"shares"`
+		Env      []string `json:"env"`
+		Withheld []string `json:"withheld"`
+		Link     string   `json:"link"`
+		Door     string   `json:"door"`
+	}{p.app, p.command, p.mode_, p.digest, p.events, p.spec.Home, p.spec.ReadOnly, p.share, names(p.spec.Env), p.withheld, p.link, p.door}
+	if p.events == "" {
+		out.Events = p.eventsTarget.path
+	}
+	if p.json {
+		enc := json.NewEncoder(w)
+		return enc.Encode(out)
+	}
+	b, _ := json.MarshalIndent(out, "", "  ")
+	_, err := fmt.Fprintf(w, "%s\n", b)
+	return err
+}
+
+// names returns the names of an environment: values may be secrets.
+func names(env []string) []string {
+	out := make([]string, len(env))
+	for i, kv := range env {
+		out[i], _, _ = strings.Cut(kv, "=")
+	}
+	return out
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"sync"
+
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/flow/policy"
+)
+
+// withoutExpansions leaves out the questions that nobody asked on purpose.
+type withoutExpansions struct{ event.Sink }
+
+func (w withoutExpansions) Emit(e *event.Event) {
+	if q, ok := e.Details.(*event.DNSQuery); ok && q.Rule == expansionRule {
+		return
+	}
+	w.Sink.Emit(e)
+}
+
+// countedDenials adds up the denials that are news: not those that a deny rule asked for.
+func countedDenials(byReason map[string]uint64) (n uint64) {
+	for reason, count := range byReason {
+		if reason != policy.ReasonRule {
+			n += count
+		}
+	}
+	return n
+}
+
+// notices are the lines on stderr for denials, one for each distinct one.
+type notices struct{ ui *ui }
+
+func (n *notices) denied(e *event.Event) {
+	switch d := e.Details.(type) {
+	case *event.Connect:
+		n.flow(d.Hostname, d.Dst, d.Protocol, d.Reason)
+	case *event.Close:
+		n.flow(d.Hostname, d.Dst, d.Protocol, d.Reason)
+	case *event.DNSQuery:
+		if d.Reason == policy.ReasonRule {
+			n.ui.sayf("denied %s (%s)", d.Hostname, d.Reason)
+			return
+		}
+		n.ui.sayf("denied %s (%s); allow it with --allow %s", d.Hostname, d.Reason, d.Hostname)
+	}
+}
+
+func (n *notices) flow(name string, dst netip.AddrPort, proto, reason string) {
+	shown := dst.String()
+	if name != "" {
+		shown = name + ":" + strconv.Itoa(int(dst.Port()))
+	}
+	if proto == "icmp" {
+		shown = dst.Addr().String() + " (ping)"
+	}
+	rule := allowRule(name, dst, proto, reason)
+	if rule == "" {
+		n.ui.sayf("denied %s (%s)", shown, reason)
+		return
+	}
+	n.ui.sayf("denied %s (%s); allow it with --allow %s", shown, reason, rule)
+}
+
+// allowRule is the narrowest rule that would have let the flow pass; empty where a rule is not what is missing.
+func allowRule(name string, dst netip.AddrPort, proto, reason string) string {
+	switch reason {
+	case policy.ReasonRule, policy.ReasonMalformed, "limit", "no-tunnel":
+		return ""
+	case policy.ReasonGuard, policy.ReasonPrivate, policy.ReasonNoEvidence, policy.ReasonAmbiguousName, policy.ReasonNameMismatch:
+		name = ""
+	}
+	switch {
+	case proto == "icmp":
+		return dst.Addr().String() + ":*/icmp"
+	case name == "":
+		return dst.String()
+	case dst.Port() == 443 || dst.Port() == 80:
+		return name
+	}
+	return fmt.Sprintf("%s:%d", name, dst.Port())
+}
+
+// firstSeen notices the hosts that an app was never seen with before.
+type firstSeen struct {
+	mu    sync.Mutex
+	known map[string]bool
+	new   []string
+	alert func(host string)
+}
+
+func newFirstSeen(known []string, alert func(string)) *firstSeen {
+	f := &firstSeen{known: make(map[string]bool, len(known)), alert: alert}
+	for _, host := range known {
+		f.known[host] = true
+	}
+	return f
+}
+
+// Emit implements event.Sink.
+func (f *firstSeen) Emit(e *event.Event) {
+	c, ok := e.Details.(*event.Connect)
+	if !ok || c.Verdict == "deny" {
+		return
+	}
+	host := c.Hostname
+	if host == "" {
+		host = c.Dst.Addr().String()
+	}
+	f.mu.Lock()
+	unseen := !f.known[host] && len(f.known) < maxFirstSeen
+	if unseen {
+		f.known[host] = true
+		f.new = append(f.new, host)
+	}
+	f.mu.Unlock()
+	if unseen {
+		f.alert(host)
+	}
+}
+
+func (f *firstSeen) fresh() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.new
+}
+
+// maxObserved bounds what a run can teach.
+const maxObserved = 20000
+
+// learner keeps what a run did, for the policy that allows just that.
+type learner struct {
+	mu       sync.Mutex
+	observed []policy.Observation
+	lost     int
+}
+
+// Emit implements event.Sink.
+func (l *learner) Emit(e *event.Event) {
+	switch e.Details.(type) {
+	case *event.Connect, *event.DNSQuery, *event.SandboxStart:
+	default:
+		return
+	}
+	o, ok, err := policy.Observe(e.AppendJSON(nil))
+	if err != nil || !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.observed) >= maxObserved {
+		l.lost++
+		return
+	}
+	l.observed = append(l.observed, o)
+}
+
+// policy is the text of the file that allows what was seen and nothing else.
+func (l *learner) policy(cfg dataPathConfig) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := string(policy.Suggest(l.observed).YAML())
+	if l.lost > 0 {
+		text = fmt.Sprintf("# %d more flows and questions were seen than could be kept: this policy is too narrow\n", l.lost) + text
+	}
+	return text
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/sandbox"
+)
+
+// The addresses of every sandbox's link. Each sandbox has a network of its own, so all may use the same; the /32 and /128
+// hide nothing of the host's own networks but these.
+var (
+	guest4   = netip.MustParseAddr("10.77.0.2")
+	gateway4 = netip.MustParseAddr("10.77.0.1")
+	guest6   = netip.MustParseAddr("fd77::2")
+	gateway6 = netip.MustParseAddr("fd77::1")
+
+	gatewayMAC = net.HardwareAddr{0x02, 0x77, 0x65, 0x69, 0x72, 0x01}
+	guestMAC   = net.HardwareAddr{0x02, 0x77, 0x65, 0x69, 0x72, 0x02}
+)
+
+// hostName is the name under which the sandbox knows the host's loopback.
+const hostName = "host.weir.internal"
+
+// hostAlias maps the gateway's addresses to the host's loopback that they stand for.
+func hostAlias() map[netip.Addr]netip.Addr {
+	return map[netip.Addr]netip.Addr{gateway4: netip.MustParseAddr("127.0.0.1"), gateway6: netip.IPv6Loopback()}
+}
+
+// buildSpec says what the walls are.
+func (p *plan) buildSpec() error {
+	env, withheld, err := environment(os.Environ(), p.env)
+	if err != nil {
+		return err
+	}
+	p.withheld = withheld
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return hint(fmt.Errorf("find home: %w", err), "HOME=/path/to/home weir run ...")
+	}
+	home = filepath.Clean(home)
+	shares, err := parseShares(p.share)
+	if err != nil {
+		return err
+	}
+	dir, _ := os.Getwd()
+	host := &resolver.Host{}
+	p.spec = sandbox.Spec{
+		Command: p.command, Dir: dir, Env: env,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Link: p.link, MTU: p.mtu,
+		Addr4: guest4, Gateway4: gateway4, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
+		Nameservers: []netip.Addr{gateway4}, Search: host.Search(), ResolvOptions: host.Options(),
+		FS: p.fs, HomePath: home, Shares: shares,
+		HostPorts: ports(p.hostPorts),
+	}
+	if hostHasIPv6() {
+		p.spec.Addr6, p.spec.Gateway6 = guest6, gateway6
+	}
+	if p.fs == "private" {
+		if p.spec.Home, err = p.appHome(); err != nil {
+			return err
+		}
+		p.spec.ReadOnly = toolPaths(home, env)
+		p.spec.Files = settingsFiles(home)
+	}
+	if p.learn != "" {
+		if err := unix.Access(filepath.Dir(p.learn), unix.W_OK); err != nil {
+			return fmt.Errorf("--learn %s: write there: %w", p.learn, err)
+		}
+	}
+	return nil
+}
+
+// appHome is the directory that becomes the app's home, made if it is not there.
+func (p *plan) appHome() (string, error) {
+	dir, err := xdgDir("XDG_DATA_HOME", ".local/share")
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "weir", "apps", p.app, "home")
+	if p.dryRun {
+		return dir, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make home of app: %w", err)
+	}
+	return dir, nil
+}
+
+// stateDir is where events and first-seen names are kept.
+func stateDir() (string, error) {
+	dir, err := xdgDir("XDG_STATE_HOME", ".local/state")
+	return filepath.Join(dir, "weir"), err
+}
+
+// xdgDir resolves a directory of the XDG base directory specification; relative values are ignored as it demands.
+func xdgDir(variable, below string) (string, error) {
+	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
+		return dir, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", hint(fmt.Errorf("find home: %w", err), "HOME=/path/to/home weir run ...")
+	}
+	return filepath.Join(home, below), nil
+}
+
+// parseShares reads --share HOST[:INSIDE][:ro].
+func parseShares(list []string) ([]sandbox.Share, error) {
+	var shares []sandbox.Share
+	for _, text := range list {
+		parts := strings.Split(text, ":")
+		s := sandbox.Share{}
+		if last := len(parts) - 1; last > 0 && (parts[last] == "ro" || parts[last] == "rw") {
+			s.ReadOnly = parts[last] == "ro"
+			parts = parts[:last]
+		}
+		if len(parts) > 2 || parts[0] == "" {
+			return nil, fmt.Errorf("--share %q: want HOST[:INSIDE][:ro]", text)
+		}
+		host, err := filepath.Abs(parts[0])
+		if err != nil {
+			return nil, fmt.Errorf("--share %q: %w", text, err)
+		}
+		if _, err := os.Stat(host); err != nil {
+			return nil, fmt.Errorf("--share %q: %w", text, err)
+		}
+		s.Host, s.Inside = host, host
+		if len(parts) == 2 {
+			if s.Inside = filepath.Clean(parts[1]); !filepath.IsAbs(s.Inside) {
+				return nil, fmt.Errorf("--share %q: the path inside must be absolute", text)
+			}
+		}
+		shares = append(shares, s)
+	}
+	return shares, nil
+}
+
+// hostHasIPv6 reports whether the host has an IPv6 address that is good for more than its own links. Without one the
+// sandbox has no IPv6 either, so that programs do not wait for what cannot come.
+func hostHasIPv6() bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.To4() == nil && n.IP.IsGlobalUnicast()
+	})
+}
+
+// firstSeenFile keeps the names that an app has been seen with, one a line.
+func (p *plan) firstSeenFile() (string, error) {
+	dir, err := stateDir()
+	return filepath.Join(dir, "first-seen", p.app), err
+}
+
+// maxFirstSeen bounds the names that are kept of one app.
+const maxFirstSeen = 10000
+
+// knownHosts returns the names that the app was seen with before.
+func (p *plan) knownHosts() []string {
+	path, err := p.firstSeenFile()
+	if err != nil {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var known []string
+	for lines := bufio.NewScanner(f); lines.Scan() && len(known) < maxFirstSeen; {
+		known = append(known, lines.Text())
+	}
+	return known
+}
+
+// rememberHosts adds names that were seen for the first time.
+func (p *plan) rememberHosts(hosts []string) error {
+	if len(hosts) == 0 {
+		return nil
+	}
+	path, err := p.firstSeenFile()
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o700)
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	}
+	if err == nil {
+		_, err = f.WriteString(strings.Join(hosts, "\n") + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("remember first-seen hosts: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// toolPaths are the paths below the user's home that must be visible, read-only, for the programs on PATH to run: each
+// PATH entry there, what a program of that entry loads (its lib, libexec, share beside bin), and the roots of the version
+// managers whose shims lead elsewhere. Nothing else of the home is shown, so an entry of PATH never opens, say, ~/.config.
+func toolPaths(home string, env []string) []string {
+	var paths []string
+	add := func(p string) {
+		if p = filepath.Clean(p); below(home, p) && !slices.Contains(paths, p) {
+			if _, err := os.Stat(p); err == nil {
+				paths = append(paths, p)
+			}
+		}
+	}
+	for _, dir := range filepath.SplitList(lookup(env, "PATH")) {
+		if !below(home, dir) {
+			continue
+		}
+		if root := managerRoot(home, dir); root != "" {
+			add(root)
+			continue
+		}
+		add(dir)
+		if parent := filepath.Dir(dir); filepath.Base(dir) == "bin" && parent != home {
+			for _, beside := range []string{"lib", "lib64", "libexec", "include", "share"} {
+				if parent == filepath.Join(home, ".local") && beside == "share" {
+					continue // other programs keep their secrets there; the managers' parts follow
+				}
+				add(filepath.Join(parent, beside))
+			}
+		}
+		for _, rel := range companions[strings.TrimPrefix(dir, home+"/")] {
+			add(filepath.Join(home, rel))
+		}
+	}
+	for _, name := range caFileNames {
+		add(lookup(env, name))
+	}
+	return outermost(paths)
+}
+
+// managers are the roots, below the home, of version managers that keep programs, libraries and shims in one tree.
+var managers = []string{".nvm", ".pyenv", ".rbenv", ".asdf", ".volta", ".fnm", ".sdkman", ".deno", ".bun", ".rustup",
+	".local/share/mise", ".local/share/uv", ".local/share/pnpm", ".local/share/fnm", "miniconda3", "anaconda3", ".nix-profile"}
+
+// companions are trees that the programs of one PATH entry live in.
+var companions = map[string][]string{
+	".local/bin": {".local/share/uv", ".local/share/pipx", ".local/pipx", ".local/share/pnpm", ".local/share/mise"},
+	".cargo/bin": {".rustup"},
+	"go/bin":     {},
+}
+
+func managerRoot(home, dir string) string {
+	for _, m := range managers {
+		if root := filepath.Join(home, m); dir == root || below(root, dir) {
+			return root
+		}
+	}
+	return ""
+}
+
+// below reports whether path lies strictly under dir; both absolute and clean.
+func below(dir, path string) bool {
+	return len(path) > len(dir)+1 && strings.HasPrefix(path, dir) && path[len(dir)] == '/'
+}
+
+// outermost drops paths that lie under another one of the list.
+func outermost(paths []string) []string {
+	slices.Sort(paths)
+	var out []string
+	for _, p := range paths {
+		if len(out) == 0 || !below(out[len(out)-1], p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// settingsFiles are the files of the user's home that tools read their settings from, with everything that looks like a
+// credential left out, keyed by path. They are copied, not shared: the original stays out of reach.
+func settingsFiles(home string) map[string][]byte {
+	files := map[string][]byte{}
+	for name, filter := range map[string]func([]byte) []byte{
+		".npmrc":               filterNpmrc,
+		".gitconfig":           filterGitconfig,
+		".config/git/config":   filterGitconfig,
+		".config/pip/pip.conf": filterLines,
+		".config/uv/uv.toml":   filterLines,
+		".config/npm/npmrc":    filterNpmrc,
+		".condarc":             filterLines,
+		".config/git/ignore":   func(b []byte) []byte { return b },
+		".cargo/config.toml":   filterLines,
+		".config/go/env":       filterLines,
+	} {
+		path := filepath.Join(home, name)
+		if b, err := os.ReadFile(path); err == nil && len(b) <= 1<<20 {
+			files[path] = filter(b)
+		}
+	}
+	return files
+}
+
+// filterNpmrc drops npm's credentials: every key that ends in one of its auth names, for any scope or host, and lines
+// whose value carries a user in a URL.
+func filterNpmrc(b []byte) []byte {
+	return keepLines(b, func(line string) bool {
+		key, value, _ := strings.Cut(line, "=")
+		key = strings.ToLower(strings.TrimSpace(key))
+		for _, secret := range []string{"_authtoken", "_auth", "_password", "username", "certfile", "keyfile", "cert", "key", "email"} {
+			if key == secret || strings.HasSuffix(key, ":"+secret) || strings.HasSuffix(key, "/"+secret) {
+				return false
+			}
+		}
+		return !carriesSecret(key, strings.TrimSpace(value))
+	})
+}
+
+// filterLines drops lines that name a credential or carry a user in a URL.
+func filterLines(b []byte) []byte {
+	return keepLines(b, func(line string) bool {
+		key, value, _ := strings.Cut(line, "=")
+		return !carriesSecret(key, strings.Trim(strings.TrimSpace(value), `"'`))
+	})
+}
+
+// filterGitconfig drops whole sections that lead to credentials or run programs of the host, and lines as filterLines does.
+func filterGitconfig(b []byte) []byte {
+	drop := false
+	return keepLines(b, func(line string) bool {
+		trimmed := strings.ToLower(strings.TrimSpace(line))
+		if strings.HasPrefix(trimmed, "[") {
+			name := strings.TrimPrefix(trimmed, "[")
+			drop = slices.ContainsFunc([]string{"credential", "sendemail", "gpg", "include", "http \"", "url \""}, func(s string) bool {
+				return strings.HasPrefix(name, s)
+			}) && carriesGitSecret(name)
+		}
+		if drop || strings.HasPrefix(trimmed, "extraheader") || strings.HasPrefix(trimmed, "signingkey") || strings.HasPrefix(trimmed, "helper") {
+			return false
+		}
+		key, value, _ := strings.Cut(line, "=")
+		return !carriesSecret(key, strings.TrimSpace(value))
+	})
+}
+
+// carriesGitSecret tells the sections of a git configuration that are dropped whole: an [http "url"] or [url "..."] section
+// is wanted (insteadOf, sslCAInfo) unless its own header carries a user.
+func carriesGitSecret(header string) bool {
+	if strings.HasPrefix(header, "http") || strings.HasPrefix(header, "url") {
+		return strings.Contains(header, "@")
+	}
+	return true
+}
+
+func keepLines(b []byte, keep func(string) bool) []byte {
+	var out bytes.Buffer
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if keep(lines.Text()) {
+			out.Write(lines.Bytes())
+			out.WriteByte('\n')
+		}
+	}
+	return out.Bytes()
+}
+
+// lookup returns the value of name in an environment list, the last one as exec does.
+func lookup(env []string, name string) string {
+	value := ""
+	for _, kv := range env {
+		if n, v, ok := strings.Cut(kv, "="); ok && n == name {
+			value = v
+		}
+	}
+	return value
+}

@@ -1,0 +1,285 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/flow/sniff"
+)
+
+// maxDatagram is the largest payload of a UDP datagram over IPv4 or IPv6 without jumbograms.
+const maxDatagram = 65535
+
+var datagramBuffers = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
+// datagrams carries a UDP flow or a series of echo messages. There is no handshake to hold, so the upstream is opened
+// only when the flow is judged.
+func (f *visit) datagrams(ctx context.Context) {
+	d := f.routed(f.judge(sniff.Hint{}, false))
+	if d.Verdict == policy.Deny && !d.AskName {
+		f.refuse(d)
+		return
+	}
+	client, err := f.Accept()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	stop := context.AfterFunc(ctx, func() { client.Close() })
+	defer stop()
+
+	first, hint := f.holdDatagrams(client)
+	d = f.routed(f.confirm(ctx, hint))
+	if len(first) > 0 && d.Verdict == policy.Allow && !d.Settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst) {
+		d.Verdict, d.Reason = policy.Deny, "no-evidence"
+	}
+	if d.Verdict == policy.Deny {
+		f.refuse(d)
+		return
+	}
+	if hint.Protocol == sniff.ProtocolQUIC && hint.Host != "" {
+		f.quic.learn(f.dst)
+	}
+	upstream, err := f.dial(ctx)
+	f.record()
+	if err != nil {
+		f.Reject(refusal(err))
+		f.recordClose(0, 0, closeOf(ctx, err), err)
+		return
+	}
+	defer upstream.Close()
+	f.carryDatagrams(ctx, client, upstream, first)
+}
+
+// holdDatagrams reads until the claim is known or there will be none, and returns what was read. Only QUIC and DTLS make
+// it wait for more than one datagram.
+func (f *visit) holdDatagrams(client net.Conn) ([][]byte, sniff.Hint) {
+	if f.Network != "udp" || f.isDNS() {
+		return nil, sniff.Hint{}
+	}
+	client.SetReadDeadline(time.Now().Add(positive(f.Hold, DefaultHold)))
+	defer client.SetReadDeadline(time.Time{})
+	buf := datagramBuffers.Get().(*[maxDatagram]byte)
+	defer datagramBuffers.Put(buf)
+	var quic sniff.QUIC
+	var held [][]byte
+	for {
+		n, err := client.Read(buf[:])
+		if err != nil {
+			return held, sniff.Hint{}
+		}
+		held = append(held, append([]byte(nil), buf[:n]...))
+		hint, status := quic.Feed(buf[:n])
+		if status == sniff.Unknown && len(held) == 1 {
+			hint, _ = sniff.Datagram(buf[:n])
+		}
+		if status != sniff.More || len(held) == sniff.MaxDatagrams {
+			return held, hint
+		}
+	}
+}
+
+// carryDatagrams relays until the client's end is idle or closed, or the upstream says that nobody listens.
+func (f *visit) carryDatagrams(ctx context.Context, client, upstream net.Conn, first [][]byte) {
+	if f.isDNS() && f.DNS != nil {
+		up, down, err := f.DNS(ctx, f.Network, f.dst, client, upstream)
+		f.recordClose(up, down, closeOf(ctx, err), err)
+		return
+	}
+	var down int64
+	var downErr error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		down, downErr = copyDatagrams(client, upstream)
+		if unreachable(downErr) {
+			f.Reject(refusal(downErr))
+		}
+		client.Close()
+	}()
+	u := &upward{visit: f, ctx: ctx, to: upstream}
+	err := u.writeAll(first)
+	if err == nil {
+		_, err = copyDatagrams(u, client)
+	}
+	if errors.Is(err, errPolicy) || unreachable(err) {
+		f.Reject(refusal(err))
+	}
+	upstream.Close()
+	<-done
+	if unreachable(downErr) {
+		err = downErr
+	}
+	f.recordClose(u.sent, down, closeOf(ctx, err), err)
+}
+
+// upward is the way out of a datagram flow. It looks at every datagram once more: a QUIC Initial that opens with a new
+// name on the same tuple is judged before it leaves.
+type upward struct {
+	*visit
+	ctx  context.Context
+	to   net.Conn
+	sent int64
+
+	next *sniff.QUIC
+	held [][]byte
+	seen string
+}
+
+// errPolicy ends a flow whose later bytes claimed a name that is not allowed.
+var errPolicy = errors.New("denied by policy")
+
+func (u *upward) Write(b []byte) (int, error) {
+	if dcid, ok := sniff.IsInitial(b); ok && u.Network == "udp" && (u.next != nil || string(dcid) != u.seen) {
+		return len(b), u.reopen(b, string(dcid))
+	}
+	n, err := u.to.Write(b)
+	if err == nil {
+		u.sent += int64(n)
+	}
+	return n, err
+}
+
+// reopen looks into an Initial with a connection ID not seen before. Those of the running connection do not open with
+// keys of their own ID (the server chose it) and pass; one that opens is a new connection and is judged by its claim.
+func (u *upward) reopen(b []byte, dcid string) error {
+	if u.next == nil {
+		u.next, u.seen = new(sniff.QUIC), dcid
+	}
+	u.held = append(u.held, append([]byte(nil), b...))
+	hint, status := u.next.Feed(b)
+	if status == sniff.More && len(u.held) < sniff.MaxDatagrams {
+		return nil
+	}
+	held := u.held
+	u.next, u.held = nil, nil
+	if status == sniff.More {
+		hint.Malformed = "a hello that does not end"
+	}
+	if status != sniff.Unknown && !u.decision.Settled {
+		if d := u.late(u.ctx, hint); d.Verdict == policy.Deny {
+			return errPolicy
+		}
+	}
+	return u.writeAll(held)
+}
+
+func (u *upward) writeAll(datagrams [][]byte) error {
+	for _, b := range datagrams {
+		n, err := u.to.Write(b)
+		if err != nil {
+			return err
+		}
+		u.sent += int64(n)
+	}
+	return nil
+}
+
+// copyDatagrams copies one datagram per Write until an end is reached; connections that can hand over their datagrams
+// without a buffer of ours do so, which keeps idle flows small.
+func copyDatagrams(to io.Writer, from net.Conn) (int64, error) {
+	if w, ok := from.(io.WriterTo); ok {
+		return w.WriteTo(to)
+	}
+	if raw, ok := from.(syscall.Conn); ok {
+		return copyFromSocket(to, raw)
+	}
+	buf := make([]byte, maxDatagram)
+	var total int64
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return total, err
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return total, err
+		}
+		total += int64(n)
+	}
+}
+
+// copyFromSocket is copyDatagrams for a socket of the host: a buffer is taken only once there is something to read.
+func copyFromSocket(to io.Writer, from syscall.Conn) (int64, error) {
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	for {
+		var copyErr error
+		err := raw.Read(func(fd uintptr) bool {
+			buf := datagramBuffers.Get().(*[maxDatagram]byte)
+			defer datagramBuffers.Put(buf)
+			for range 64 {
+				n, _, err := syscall.Recvfrom(int(fd), buf[:], syscall.MSG_DONTWAIT)
+				switch {
+				case err == syscall.EAGAIN:
+					return false
+				case err == syscall.EINTR:
+					continue
+				case err != nil:
+					copyErr = os.NewSyscallError("recv", err)
+					return true
+				}
+				if _, copyErr = to.Write(buf[:n]); copyErr != nil {
+					return true
+				}
+				total += int64(n)
+			}
+			return true
+		})
+		if err == nil {
+			err = copyErr
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// isDNS reports whether the flow goes to the port of plain DNS.
+func (f *visit) isDNS() bool { return f.dst.Port() == 53 && f.Network != "icmp" }
+
+func unreachable(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
+}
+
+// headless reports whether a flow begins with a QUIC packet that has no Initial before it (a short header, RFC 9000
+// section 17.3): a connection that moved here from another tuple, and whose name cannot be read.
+func headless(network string, dst netip.AddrPort, b []byte) bool {
+	return network == "udp" && dst.Port() == 443 && len(b) > 0 && b[0]&0xc0 == 0x40
+}
+
+// maxVerdicts bounds how many QUIC destinations are remembered.
+const maxVerdicts = 1024
+
+// verdicts remembers the destinations to which a QUIC connection with an allowed name was opened, so that the connection
+// may go on from another port of the sandbox.
+type verdicts struct {
+	mu      sync.Mutex
+	allowed map[netip.AddrPort]struct{}
+}
+
+func (v *verdicts) learn(dst netip.AddrPort) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.allowed == nil || len(v.allowed) >= maxVerdicts {
+		v.allowed = make(map[netip.AddrPort]struct{})
+	}
+	v.allowed[dst] = struct{}{}
+}
+
+func (v *verdicts) known(dst netip.AddrPort) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, ok := v.allowed[dst]
+	return ok
+}

@@ -1,0 +1,130 @@
+package flow
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/flow/policy"
+)
+
+// Defaults of the zero Gate, and how long the data path waits for people and networks.
+const (
+	// DefaultHold is how long the client's first bytes are held for a claim (contract, section 3, timing).
+	DefaultHold = 3 * time.Second
+
+	// DefaultDialTimeout bounds one dial. A program's own connect gives up after about 130 s; half open flows are
+	// bounded, so a black hole must not keep them that long.
+	DefaultDialTimeout = 30 * time.Second
+
+	// DefaultMaxFlows and DefaultMaxDials bound what one sandbox may have open and in flight.
+	DefaultMaxFlows = 8192
+	DefaultMaxDials = 1024
+)
+
+// Names is the evidence: what the resolver remembers of the answers it gave to this sandbox. Both are required.
+type Names struct {
+	// Recall returns the live names bound to addr by answers that came over route: those the sandbox asked for, the
+	// members of their CNAME chains, and the names that answers of other servers gave it.
+	Recall func(route string, addr netip.Addr) (asked, chain, heard []string)
+
+	// Confirm asks the route's own upstream once whether name has addr, and remembers the answer as evidence.
+	Confirm func(ctx context.Context, route, name string, addr netip.Addr) bool
+
+	// Hold keeps the evidence for addr alive until release is called.
+	Hold func(addr netip.Addr) (release func())
+}
+
+// DNSWatch carries a flow to a DNS server that the program chose itself: questions are judged and recorded one by one.
+// It returns when either side ends, with the octets carried each way; both connections stay the caller's.
+type DNSWatch func(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error)
+
+// Gate judges and carries the flows of one sandbox: it is the one [Handler] behind every door. Fields are set before
+// the first Handle and not changed afterwards.
+type Gate struct {
+	// App and Sandbox name whose flows these are, Door how they arrive; all three end up in every event.
+	App, Sandbox, Door string
+
+	// Policy judges. Required.
+	Policy *policy.Policy
+
+	// Names is the evidence. Required.
+	Names Names
+
+	// Routes are the ways out by name; "deny" is none of them. A decision for a route that is missing is denied with
+	// reason no-tunnel.
+	Routes map[string]Dialer
+
+	// HostAlias maps the addresses under which the sandbox sees the host's loopback to that loopback address. Flows to
+	// them are judged, dialled and recorded as flows to the value.
+	HostAlias map[netip.Addr]netip.Addr
+
+	// DNS carries flows to port 53; nil relays them like any other.
+	DNS DNSWatch
+
+	// Events receives what happened. Required.
+	Events event.Sink
+
+	// Process finds who inside opened a flow; nil leaves it out. It may take its time: flows do not wait for it.
+	Process func(network string, src, dst netip.AddrPort) *event.Process
+
+	// Hold, DialTimeout, MaxFlows and MaxDials replace the defaults when positive.
+	Hold, DialTimeout  time.Duration
+	MaxFlows, MaxDials int
+
+	// Log is for people; nil is silent.
+	Log logrus.FieldLogger
+
+	flows, dials, sending atomic.Int64
+	serial                atomic.Uint64
+	quic                  verdicts
+}
+
+// Handle carries one flow from its arrival to its end.
+func (g *Gate) Handle(ctx context.Context, a Arrival) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f := g.newFlow(a)
+	if g.flows.Add(1) > int64(positive(g.MaxFlows, DefaultMaxFlows)) {
+		g.flows.Add(-1)
+		f.refuse(policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:flows"})
+		return
+	}
+	defer g.flows.Add(-1)
+	defer g.Names.Hold(f.dst.Addr())()
+
+	if a.Network == "tcp" {
+		f.stream(ctx)
+	} else {
+		f.datagrams(ctx)
+	}
+}
+
+// Drain waits until no flow has bytes of the sandbox left to send, or ctx ends. It is for the moment when the program
+// has ended and everything it wrote is on its way.
+func (g *Gate) Drain(ctx context.Context) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for g.sending.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Flows returns how many flows are open.
+func (g *Gate) Flows() int { return int(g.flows.Load()) }
+
+func positive[T int | time.Duration](v, otherwise T) T {
+	if v > 0 {
+		return v
+	}
+	return otherwise
+}

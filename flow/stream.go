@@ -1,0 +1,246 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/flow/sniff"
+	"github.com/weir-dev/weir/internal/relay"
+)
+
+// stream carries a TCP flow. Where the address is permitted already the upstream is dialled before the handshake ends,
+// so that refused is refused, and its bytes flow at once; the client's bytes leave only once the claim is judged. Where
+// only a claim can permit the flow, nothing is dialled before it did.
+func (f *visit) stream(ctx context.Context) {
+	d := f.routed(f.judge(sniff.Hint{}, false))
+	if d.Verdict == policy.Deny && !d.AskName {
+		f.refuse(d)
+		return
+	}
+	var upstream net.Conn
+	if d.Verdict != policy.Deny {
+		var err error
+		if upstream, err = f.dial(ctx); err != nil {
+			f.failed(ctx, err)
+			return
+		}
+	}
+	client, err := f.Accept()
+	if err != nil {
+		f.abandoned(ctx, upstream, err)
+		return
+	}
+	if f.isDNS() && f.DNS != nil && upstream != nil {
+		f.watchDNS(ctx, client, upstream)
+		return
+	}
+	f.carryStream(ctx, client, upstream)
+}
+
+// carryStream holds the client's first bytes, judges what they claim and relays.
+func (f *visit) carryStream(ctx context.Context, client, upstream net.Conn) {
+	var r *relay.Relay
+	if upstream != nil {
+		r = relay.New(ctx, client, upstream)
+		r.Start()
+	}
+	h := holdStream(client, positive(f.Gate.Hold, DefaultHold))
+	defer h.release()
+	d := f.routed(f.confirm(ctx, h.hint))
+	if d.Verdict == policy.Deny {
+		f.turnAway(client, r)
+		return
+	}
+	if r == nil {
+		upstream, err := f.dial(ctx)
+		if err != nil {
+			f.Reject(refusal(err))
+			client.Close()
+			f.failed(ctx, err)
+			return
+		}
+		r = relay.New(ctx, client, upstream)
+		r.Start()
+	}
+	f.record()
+	f.sending.Add(1)
+	r.Up(f.upward(ctx, h))
+	f.sending.Add(-1)
+	f.ended(ctx, r.Wait())
+}
+
+// upward says how the client's bytes begin: with the held ones, and under watch for a later hello where names decide and
+// the first bytes were no TLS.
+func (f *visit) upward(ctx context.Context, h *held) relay.Options {
+	opts := relay.Options{FirstUp: h.bytes}
+	if f.decision.Settled && !f.Policy.DeniesNames() || h.status == sniff.Done && h.hint.Protocol == sniff.ProtocolTLS {
+		return opts
+	}
+	later := &later{visit: f, ctx: ctx}
+	switch {
+	case h.status == sniff.More && h.err == nil: // the hold ended in the middle of a claim, which goes on
+		later.stream = &h.stream
+	case h.hint.Upgrade && len(h.bytes) > h.hint.Consumed:
+		if err := later.look(h.bytes[h.hint.Consumed:]); err != nil && !errors.Is(err, relay.ErrDoneWatching) {
+			opts.FirstUp = h.bytes[:h.hint.Consumed]
+			opts.WatchUp = func([]byte) error { return err }
+			return opts
+		}
+	}
+	opts.WatchUp = later.look
+	return opts
+}
+
+// turnAway ends a flow that was accepted and then denied: not one held byte has left.
+func (f *visit) turnAway(client net.Conn, r *relay.Relay) {
+	f.record()
+	f.Reject(Denied)
+	if r != nil {
+		r.Reset(relay.Policy)
+		r.Wait()
+	}
+	client.Close()
+}
+
+// failed ends a flow whose upstream could not be reached, in the way the upstream failed.
+func (f *visit) failed(ctx context.Context, err error) {
+	if errors.Is(err, errDials) {
+		f.refuse(policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:dials"})
+		return
+	}
+	f.record()
+	f.Reject(refusal(err))
+	f.recordClose(0, 0, closeOf(ctx, err), err)
+}
+
+// abandoned ends a flow whose client gave up while we dialled.
+func (f *visit) abandoned(ctx context.Context, upstream net.Conn, err error) {
+	if upstream != nil {
+		upstream.Close()
+	}
+	f.record()
+	f.recordClose(0, 0, closeOf(ctx, err), err)
+}
+
+func (f *visit) ended(ctx context.Context, s relay.Stats) {
+	err := s.Up
+	if err == nil {
+		err = s.Down
+	}
+	cause := string(s.Cause)
+	if s.Cause == relay.Error || s.Cause == relay.Rst && ctx.Err() != nil {
+		cause = closeOf(ctx, err)
+	}
+	f.recordClose(s.Sent, s.Received, cause, err)
+}
+
+// watchDNS carries questions to a DNS server that the program chose.
+func (f *visit) watchDNS(ctx context.Context, client, upstream net.Conn) {
+	defer client.Close()
+	defer upstream.Close()
+	stop := context.AfterFunc(ctx, func() { client.Close(); upstream.Close() })
+	defer stop()
+	if d := f.routed(f.judge(sniff.Hint{}, true)); d.Verdict == policy.Deny {
+		f.refuse(d)
+		return
+	}
+	f.record()
+	up, down, err := f.DNS(ctx, f.Network, f.dst, client, upstream)
+	f.recordClose(up, down, closeOf(ctx, err), err)
+}
+
+// late judges a claim that came after the flow was judged.
+func (f *visit) late(ctx context.Context, hint sniff.Hint) policy.Decision {
+	before, asked, first := f.decision, f.asked, f.hint
+	d := f.routed(f.confirm(ctx, hint))
+	if d.Verdict != policy.Deny {
+		f.decision, f.asked, f.hint = before, asked, first
+	}
+	return d
+}
+
+// later looks on while the client's bytes pass, for a ClientHello that comes after plaintext (STARTTLS, SSLRequest) or
+// whose beginning came before the hold ran out.
+type later struct {
+	*visit
+	ctx    context.Context
+	stream *sniff.Stream
+	watch  sniff.Watch
+}
+
+// look is shown each chunk before it leaves. The last octets of a hello that is denied never do.
+func (l *later) look(b []byte) error {
+	var hint sniff.Hint
+	var status sniff.Status
+	if l.stream != nil {
+		hint, status = l.stream.Feed(b)
+	} else {
+		hint, status = l.watch.Feed(b)
+	}
+	switch {
+	case status == sniff.More:
+		return nil
+	case status == sniff.Done && l.late(l.ctx, hint).Verdict == policy.Deny:
+		return errPolicy
+	}
+	return relay.ErrDoneWatching
+}
+
+// held is what the client said first.
+type held struct {
+	bytes  []byte
+	buf    *[]byte
+	hint   sniff.Hint
+	status sniff.Status
+	stream sniff.Stream
+	err    error // what ended the reading, if not the claim
+}
+
+// heldStart is the first size of a buffer for held bytes: a ClientHello with post-quantum key share fits.
+const heldStart = 4 << 10
+
+var heldBuffers = sync.Pool{New: func() any { b := make([]byte, 0, heldStart); return &b }}
+
+// holdStream reads the client's first bytes until they show what they claim, the client ends its stream, or the time is
+// up. It never takes bytes it would not hold.
+func holdStream(client net.Conn, wait time.Duration) *held {
+	h := &held{buf: heldBuffers.Get().(*[]byte)}
+	b := (*h.buf)[:0]
+	client.SetReadDeadline(time.Now().Add(wait))
+	for h.status == sniff.More && h.err == nil {
+		if len(b) == cap(b) {
+			b = append(b, make([]byte, cap(b))...)[:len(b)]
+		}
+		var n int
+		n, h.err = client.Read(b[len(b):cap(b)])
+		if n > 0 {
+			h.hint, h.status = h.stream.Feed(b[len(b) : len(b)+n])
+			b = b[:len(b)+n]
+		}
+	}
+	client.SetReadDeadline(time.Time{})
+	if errors.Is(h.err, os.ErrDeadlineExceeded) {
+		h.err = nil
+	}
+	if h.status != sniff.Done {
+		h.hint = sniff.Hint{} // an unfinished claim is none
+	}
+	if errors.Is(h.err, io.EOF) {
+		h.status = sniff.Unknown // nothing more will come that could finish it
+	}
+	h.bytes, *h.buf = b, b
+	return h
+}
+
+// release gives the buffer back; bytes must not be used after.
+func (h *held) release() {
+	if cap(*h.buf) <= 4*heldStart {
+		heldBuffers.Put(h.buf)
+	}
+}

@@ -1,0 +1,131 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/flow/sniff"
+)
+
+// visit is one flow on its way through the gate: what is known of it so far.
+type visit struct {
+	*Gate
+	Arrival
+	id    string
+	start time.Time
+
+	// dst is where the flow goes: Dst, or the host's loopback where Dst is an alias of it.
+	dst netip.AddrPort
+
+	// decision is the last word of the policy, hint the claim it knew.
+	decision policy.Decision
+	hint     sniff.Hint
+	asked    []string
+
+	// process delivers the owner once; nil when nobody looks.
+	process chan *event.Process
+
+	recorded bool
+}
+
+func (g *Gate) newFlow(a Arrival) *visit {
+	f := &visit{Gate: g, Arrival: a, dst: a.Dst, start: time.Now()}
+	f.id = g.Sandbox + "-" + strconv.FormatUint(g.serial.Add(1), 10)
+	if host, ok := g.HostAlias[a.Dst.Addr()]; ok {
+		f.dst = netip.AddrPortFrom(host, a.Dst.Port())
+	}
+	if g.Process != nil && !a.Inbound {
+		f.process = make(chan *event.Process, 1)
+		go f.findProcess()
+	}
+	return f
+}
+
+func (f *visit) findProcess() { f.process <- f.Gate.Process(f.Network, f.Src, f.Dst) }
+
+// judge asks the policy about the flow as it is known now. final says that the claim is as known as it will get.
+func (f *visit) judge(hint sniff.Hint, final bool) policy.Decision {
+	route := f.decision.Route
+	if route == "" {
+		route = f.Policy.Route()
+	}
+	asked, chain, heard := f.Names.Recall(route, f.Dst.Addr())
+	f.hint, f.asked = hint, asked
+	q := policy.Question{
+		Network: f.Network, Dst: f.dst,
+		Asked: asked, Chain: chain, Heard: heard,
+		Claim: hint.Host, ClaimSource: hint.Source, Malformed: hint.Malformed, ECH: hint.ECH,
+		Final: final,
+	}
+	if hint.Protocol == sniff.ProtocolHTTPConnect {
+		q.ConnectIP, q.ConnectPort = hint.HostIP, hint.Port
+	}
+	f.decision = f.Policy.Decide(q)
+	return f.decision
+}
+
+// confirm is the one question to our own upstream that a claim without evidence is worth (contract, section 3, rule 3).
+func (f *visit) confirm(ctx context.Context, hint sniff.Hint) policy.Decision {
+	d := f.judge(hint, true)
+	if d.Verdict == policy.Allow || !d.AskName || hint.Host == "" {
+		return d
+	}
+	if !f.Names.Confirm(ctx, f.Policy.Route(), hint.Host, f.Dst.Addr()) {
+		return d
+	}
+	return f.judge(hint, true)
+}
+
+// dial opens the upstream on the decision's route.
+func (f *visit) dial(ctx context.Context) (net.Conn, error) {
+	if f.dials.Add(1) > int64(positive(f.MaxDials, DefaultMaxDials)) {
+		f.dials.Add(-1)
+		return nil, errDials
+	}
+	defer f.dials.Add(-1)
+	ctx, cancel := context.WithTimeout(ctx, positive(f.DialTimeout, DefaultDialTimeout))
+	defer cancel()
+	return f.Routes[f.decision.Route].DialContext(ctx, f.Network, f.dst.String())
+}
+
+var errDials = errors.New("too many dials in flight")
+
+// refuse records a denial and shows it to the program.
+func (f *visit) refuse(d policy.Decision) {
+	f.decision = d
+	f.record()
+	f.Reject(Denied)
+}
+
+// routed turns a decision for a route that does not exist into a denial: no tunnel means no way out, never another one.
+func (f *visit) routed(d policy.Decision) policy.Decision {
+	if d.Verdict != policy.Deny && f.Routes[d.Route] == nil {
+		d.Verdict, d.Reason = policy.Deny, "no-tunnel"
+		f.decision = d
+	}
+	return d
+}
+
+// refusal says what a failed dial looks like from inside.
+func refusal(err error) Reason {
+	switch {
+	case errors.Is(err, errDials):
+		return Denied
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EHOSTDOWN):
+		return HostUnreachable
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+		return NetUnreachable
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		return TimedOut
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return Denied
+	}
+	return Refused
+}
