@@ -3,7 +3,6 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 )
 
@@ -51,6 +50,3 @@ func (e *ExecError) Error() string { return fmt.Sprintf("exec %s: %v", e.Name, e
 
 // Unwrap returns the cause.
 func (e *ExecError) Unwrap() error { return e.Err }
-
-// ErrClosed is what Release, Signal and Wait return when Close came first.
-var ErrClosed = errors.New("sandbox closed")

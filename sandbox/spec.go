@@ -3,9 +3,14 @@
 package sandbox
 
 import (
+	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"path"
+	"slices"
+	"strings"
 )
 
 // Spec says what a sandbox is to hold. Paths are absolute. [Start] copies what it needs: the caller keeps ownership of
@@ -19,7 +24,7 @@ type Spec struct {
 	// Env is the complete environment of CMD; nothing is added.
 	Env []string
 	// Stdin, Stdout and Stderr become descriptors 0, 1 and 2 of CMD, whatever they are. nil is /dev/null.
-	Stdin, Stdout, Stderr *os.File
+	Stdin, Stdout, Stderr *os.File `json:"-"`
 
 	// Link is "tap", "veth" or "auto" (the empty string too): TAP, and a veth pair where no TAP can be had.
 	Link string
@@ -55,6 +60,9 @@ type Spec struct {
 	// elsewhere an existing file is covered read-only.
 	Files map[string][]byte
 
+	// Hide are host paths shown empty, whatever else would show them; for what FS "host" must not give away.
+	Hide []string
+
 	// HostPorts are ports on which 127.0.0.1 and ::1 inside listen for the caller; at most 64. See HostPortListeners.
 	HostPorts []uint16
 
@@ -84,4 +92,103 @@ type LinkInfo struct {
 	TSO     bool   // frames may be TCP segments of up to 64 KiB, both ways
 	USO     bool   // same for UDP
 	MTU     int
+}
+
+const (
+	minMTU        = 1280 // RFC 8200, section 5
+	maxMTU        = 65520
+	defaultMTU    = 1500
+	maxHostPorts  = 64 // two descriptors each must fit one SCM_RIGHTS message (253)
+	maxResolvList = 16
+)
+
+// withDefaults returns a copy of s in which every zero has been given its meaning.
+func (s Spec) withDefaults() Spec {
+	if s.Link == "" {
+		s.Link = "auto"
+	}
+	if s.MTU == 0 {
+		s.MTU = defaultMTU
+	}
+	if s.FS == "" {
+		s.FS = "private"
+	}
+	if s.Hostname == "" {
+		s.Hostname = "weir"
+	}
+	if s.SelfExe == "" {
+		s.SelfExe = "/proc/self/exe"
+	}
+	if s.TunPath == "" {
+		s.TunPath = "/dev/net/tun"
+	}
+	s.Shares = slices.Clone(s.Shares)
+	for i, sh := range s.Shares {
+		if sh.Inside == "" {
+			s.Shares[i].Inside = sh.Host
+		}
+	}
+	return s
+}
+
+// check refuses what cannot be built, before anything is built.
+func (s Spec) check() error {
+	bad := func(path, format string, args ...any) error {
+		return &SetupError{Step: StepSpec, Path: path, Err: fmt.Errorf(format, args...)}
+	}
+	switch {
+	case len(s.Command) == 0 || s.Command[0] == "":
+		return bad("", "no command")
+	case s.Link != "auto" && s.Link != "tap" && s.Link != "veth":
+		return bad("", "link %q is not tap, veth or auto", s.Link)
+	case s.MTU < minMTU || s.MTU > maxMTU:
+		return bad("", "mtu %d is not within %d..%d", s.MTU, minMTU, maxMTU)
+	case s.FS != "private" && s.FS != "host":
+		return bad("", "fs %q is not private or host", s.FS)
+	case !s.Addr4.Is4() || !s.Gateway4.Is4():
+		return bad("", "address %v and gateway %v must both be IPv4", s.Addr4, s.Gateway4)
+	case s.Addr6.IsValid() && (!s.Addr6.Is6() || !s.Gateway6.Is6()):
+		return bad("", "address %v and gateway %v must both be IPv6", s.Addr6, s.Gateway6)
+	case len(s.GuestMAC) != 6 || len(s.GatewayMAC) != 6:
+		return bad("", "guest and gateway need a MAC of 6 octets")
+	case len(s.HostPorts) > maxHostPorts:
+		return bad("", "%d host ports are more than %d", len(s.HostPorts), maxHostPorts)
+	case len(s.Nameservers) > maxResolvList || len(s.Search) > maxResolvList || len(s.ResolvOptions) > maxResolvList:
+		return bad("", "more than %d entries for resolv.conf", maxResolvList)
+	case s.HomePath == "/":
+		return bad(s.HomePath, "the root directory cannot be the home")
+	}
+	for _, w := range slices.Concat(s.Search, s.ResolvOptions, []string{s.Hostname}, hostNames(s.Hosts)) {
+		if w == "" || strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' }) {
+			return bad("", "%q is no word for a configuration file", w)
+		}
+	}
+	return s.checkPaths(bad)
+}
+
+func (s Spec) checkPaths(bad func(path, format string, args ...any) error) error {
+	paths := slices.Concat([]string{s.HomePath}, s.ReadOnly, s.Hide, slices.Collect(maps.Keys(s.Files)))
+	if s.Home != "" {
+		paths = append(paths, s.Home)
+	}
+	for _, sh := range s.Shares {
+		if path.Clean(sh.Inside) == "/" {
+			return bad(sh.Host, "cannot be shared as the root directory; that is fs host")
+		}
+		paths = append(paths, sh.Host, sh.Inside)
+	}
+	for _, p := range paths {
+		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
+			return bad(p, "not an absolute path")
+		}
+	}
+	return nil
+}
+
+func hostNames(hosts []Host) []string {
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		names[i] = h.Name
+	}
+	return names
 }

@@ -1,0 +1,130 @@
+//go:build linux
+
+package sandbox
+
+import (
+	"errors"
+	"io/fs"
+	"os/exec"
+	"path"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// startCommand executes CMD on a thread that has been confined and is never used for anything else.
+func startCommand(o orders, dir inode) (int, error) {
+	type result struct {
+		pid int
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		pid, err := confineAndExec(o, dir)
+		done <- result{pid, err}
+	}()
+	r := <-done
+	return r.pid, r.err
+}
+
+func confineAndExec(o orders, dir inode) (int, error) {
+	if err := confine(); err != nil {
+		return 0, err
+	}
+	name := o.Spec.Command[0]
+	cwd := insideDir(o.Spec, dir)
+	file, err := lookPath(name, lookupEnv(o.Spec.Env, "PATH"), cwd)
+	if err != nil {
+		return 0, &ExecError{Name: name, Err: err}
+	}
+	pid, err := syscall.ForkExec(file, o.Spec.Command, &syscall.ProcAttr{
+		Dir: cwd, Env: o.Spec.Env, Files: []uintptr{0, 1, 2},
+		// Without a terminal of the caller CMD gets a session of its own, so that it cannot open that terminal either.
+		Sys: &syscall.SysProcAttr{Setsid: !o.SharedTerminal},
+	})
+	if err == syscall.ENOENT {
+		err = interpreterError(file)
+	}
+	if err != nil {
+		return 0, &ExecError{Name: name, Err: err}
+	}
+	return pid, nil
+}
+
+// interpreterError explains an ENOENT for a file that is there: 126 and not 127.
+func interpreterError(file string) error {
+	return &fs.PathError{Op: "find interpreter of", Path: file, Err: fs.ErrPermission}
+}
+
+// insideDir is where CMD starts: the caller's directory if that very directory is to be seen inside, else the home.
+func insideDir(spec Spec, outside inode) string {
+	if outside != (inode{}) {
+		candidates := []string{spec.Dir}
+		for _, sh := range spec.Shares {
+			if rel, ok := strings.CutPrefix(path.Clean(spec.Dir), path.Clean(sh.Host)); ok {
+				candidates = append(candidates, path.Join(sh.Inside, rel))
+			}
+		}
+		for _, c := range candidates {
+			if inodeOf(c) == outside {
+				return c
+			}
+		}
+	}
+	if inodeOf(spec.HomePath) == (inode{}) {
+		return "/"
+	}
+	return spec.HomePath
+}
+
+// lookPath finds name as execvp(3) does, in CMD's own PATH; relative entries count from dir.
+func lookPath(name, list, dir string) (string, error) {
+	abs := func(p string) string {
+		if path.IsAbs(p) {
+			return p
+		}
+		return path.Join(dir, p)
+	}
+	if strings.Contains(name, "/") {
+		return abs(name), executable(abs(name))
+	}
+	found := error(exec.ErrNotFound)
+	for _, d := range strings.Split(list, ":") {
+		file := path.Join(abs(d), name)
+		err := executable(file)
+		if err == nil {
+			return file, nil
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			found = err
+		}
+	}
+	return "", found
+}
+
+// executable returns nil, exec.ErrNotFound or fs.ErrPermission.
+func executable(file string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil {
+		if err == unix.EACCES {
+			return fs.ErrPermission
+		}
+		return exec.ErrNotFound
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR || unix.Access(file, unix.X_OK) != nil {
+		return fs.ErrPermission
+	}
+	return nil
+}
+
+func lookupEnv(env []string, name string) string {
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}

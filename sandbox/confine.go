@@ -1,0 +1,98 @@
+//go:build linux
+
+package sandbox
+
+import (
+	"bufio"
+	"io"
+	"iter"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// lastCap is beyond every capability that any kernel knows.
+const lastCap = 63
+
+// The bits of capabilities(7) that x/sys does not name.
+const (
+	secbitNoRoot              = 1 << 0
+	secbitNoRootLocked        = 1 << 1
+	secbitNoSetuidFixup       = 1 << 2
+	secbitNoSetuidFixupLocked = 1 << 3
+	secbitKeepCapsLocked      = 1 << 5
+	secbitNoAmbient           = 1 << 6
+	secbitNoAmbientLocked     = 1 << 7
+
+	// lockedBits: uid 0 means nothing, keeping or raising capabilities is impossible, and none of this can be undone.
+	lockedBits = secbitNoRoot | secbitNoRootLocked | secbitNoSetuidFixup | secbitNoSetuidFixupLocked |
+		secbitKeepCapsLocked | secbitNoAmbient | secbitNoAmbientLocked
+)
+
+// confine takes from the calling thread, and so from what it executes, all that CMD must not have. The goroutine must be
+// locked to its thread and must not give it back.
+func confine() error {
+	fail := func(what string, err error) error { return &SetupError{Step: StepConfine, Path: what, Err: err} }
+	// Not dumpable: CMD runs under our uid, and must not look into us. An execve makes CMD itself dumpable again.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fail("dumpable", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fail("core limit", err)
+	}
+	// A session keyring of its own; a kernel without keyrings, or a filter around us, has none to protect.
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {
+		return fail("session keyring", err)
+	}
+	for c := uintptr(0); c <= lastCap; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
+			break // the kernel knows no more
+		} else if err != nil {
+			return fail("bounding set", err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fail("ambient set", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, lockedBits, 0, 0, 0); err != nil {
+		return fail("securebits", err)
+	}
+	hdr, none := noCaps()
+	if err := unix.Capset(&hdr, &none[0]); err != nil {
+		return fail("capabilities", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fail("no_new_privs", err)
+	}
+	return filterSyscalls()
+}
+
+// filterSyscalls is where the seccomp filter of CMD goes: last, on the thread that executes it.
+func filterSyscalls() error { return nil }
+
+// dropOwnPrivileges makes init as weak as CMD: from here on it only waits, forwards and connects. A binary with cgo
+// cannot do this; it is left with what protects init anyway, being undumpable and PID 1.
+func dropOwnPrivileges() error {
+	hdr, none := noCaps()
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0)
+	if errno != 0 && errno != syscall.ENOTSUP {
+		return &SetupError{Step: StepConfine, Path: "init", Err: errno}
+	}
+	return nil
+}
+
+func noCaps() (unix.CapUserHeader, [2]unix.CapUserData) {
+	return unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+}
+
+// lines yields the lines of r without their ends.
+func lines(r io.Reader) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for sc := bufio.NewScanner(r); sc.Scan(); {
+			if !yield(sc.Text()) {
+				return
+			}
+		}
+	}
+}
