@@ -2,6 +2,8 @@ package resolver
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -161,8 +163,16 @@ func answersOf(m *dns.Msg) []string {
 		if len(out) == maxAnswers {
 			break
 		}
-		text := rr.String()[len(rr.Header().String()):]
+		text := rdataOf(rr)
 		out = append(out, text[:min(len(text), maxAnswerLen)])
 	}
 	return out
+}
+
+// rdataOf is a record in presentation form without owner, TTL, class and type.
+func rdataOf(rr dns.RR) string {
+	if u, ok := rr.(*dns.RFC3597); ok {
+		return fmt.Sprintf(`\# %d %s`, len(u.Rdata)/2, u.Rdata)
+	}
+	return strings.TrimPrefix(rr.String(), rr.Header().String())
 }

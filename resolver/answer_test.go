@@ -1,0 +1,380 @@
+package resolver
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+)
+
+// world is the upstream of most tests here.
+var world = zone{
+	"api.test. A":                 {"api.test. 60 A 192.0.2.1"},
+	"api.test. AAAA":              {"api.test. 60 AAAA 2001:db8::1"},
+	"www.example. A":              {"www.example. 60 CNAME www.cdn.test.", "www.cdn.test. 60 A 192.0.2.2"},
+	"cloaked.example. A":          {"cloaked.example. 60 CNAME x.evil.test.", "x.evil.test. 60 A 192.0.2.3"},
+	"rebind.example. A":           {"rebind.example. 0 A 10.0.0.1"},
+	"rebind.example. AAAA":        {"rebind.example. 0 AAAA ::ffff:10.0.0.1"},
+	"mixed.example. A":            {"mixed.example. 0 A 10.0.0.1", "mixed.example. 0 A 192.0.2.4", "mixed.example. 0 RRSIG A 8 2 60 20300101000000 20200101000000 1 example. AAAA"},
+	"db.corp.example. A":          {"db.corp.example. 60 A 10.0.1.50"},
+	"beside.example. A":           {"beside.example. 60 A 192.0.2.5", "bank.example. 60 A 203.0.113.6", "+ns.example. 60 A 10.9.9.9", "+ns.example. 60 A 192.0.2.53"},
+	"ech.example. HTTPS":          {"ech.example. 60 HTTPS 1 . mandatory=ech,ipv4hint alpn=h2,h3 ipv4hint=192.0.2.6,10.0.0.1 ech=AEX+DQBB ipv6hint=2001:db8::6"},
+	"_x._tcp.example. SRV":        {"_x._tcp.example. 60 SRV 0 0 443 host.example.", "+host.example. 60 A 192.0.2.7"},
+	"txt.example. TXT":            {`txt.example. 60 TXT "v=1"`},
+	"odd.example. TYPE65280":      {`odd.example. 60 TYPE65280 \# 3 010203`},
+	"any.example. ANY":            {"any.example. 60 A 192.0.2.8", "any.example. 60 AAAA 2001:db8::8", `any.example. 60 TXT "x"`},
+	"empty.example. A":            {},
+	"onion.test. A":               {"onion.test. 60 A 192.0.2.9"},
+	"blocked.test. A":             {"blocked.test. 60 A 192.0.2.10"},
+	"1.2.0.192.in-addr.arpa. PTR": {"1.2.0.192.in-addr.arpa. 60 PTR api.test."},
+	"use-application-dns.net. A":  {"use-application-dns.net. 60 A 192.0.2.11"},
+	"_dns.resolver.arpa. SVCB":    {"_dns.resolver.arpa. 60 SVCB 1 dot.test. alpn=dot"},
+	"wpad.example. A":             {"wpad.example. 60 A 192.0.2.12"},
+	"metadata.google.internal. A": {"metadata.google.internal. 60 A 169.254.169.254"},
+	`my\ printer.local. A`:      {`my\ printer.local. 60 A 192.0.2.13`},
+	". NS":                        {". 60 NS a.root.test."},
+}
+
+func TestPipeline(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		q       string // "name TYPE"
+		audit   bool
+		noIPv6  bool
+		rcode   int
+		answers []string // rdata
+		verdict string
+		reason  string
+		rule    string
+		silent  bool     // nothing may reach the upstream
+		binds   []string // "address name" afterwards
+	}{
+		{name: "an allowed name", q: "api.test A", answers: []string{"192.0.2.1"}, verdict: "allow", rule: "flag:1", binds: []string{"192.0.2.1 api.test"}},
+		{name: "AAAA", q: "api.test AAAA", answers: []string{"2001:db8::1"}, verdict: "allow", rule: "flag:1", binds: []string{"2001:db8::1 api.test"}},
+		{name: "AAAA where there is no IPv6", q: "api.test AAAA", noIPv6: true, verdict: "allow", rule: "flag:1", silent: true},
+		{name: "ANY where there is no IPv6", q: "any.example ANY", noIPv6: true, answers: []string{"192.0.2.8", `"x"`}, verdict: "allow", rule: "flag:1"},
+		{name: "a blocked name", q: "blocked.test A", rcode: dns.RcodeNameError, verdict: "deny", reason: "dns-blocked", rule: "builtin:default", silent: true},
+		{name: "a blocked name in audit", q: "blocked.test A", audit: true, answers: []string{"192.0.2.10"}, verdict: "would-deny", reason: "dns-blocked", rule: "builtin:default", binds: []string{"192.0.2.10 blocked.test"}},
+		{name: "a name that does not exist", q: "none.example A", rcode: dns.RcodeNameError, verdict: "allow", rule: "flag:1"},
+		{name: "no data", q: "empty.example A", verdict: "allow", rule: "flag:1"},
+
+		{name: "a chain", q: "www.example A", answers: []string{"www.cdn.test.", "192.0.2.2"}, verdict: "allow", rule: "flag:1", binds: []string{"192.0.2.2 www.example"}},
+		{name: "a denied chain member", q: "cloaked.example A", rcode: dns.RcodeNameError, verdict: "deny", reason: "rule", rule: "flag:2"},
+		{name: "owners beside the chain are no evidence", q: "beside.example A", answers: []string{"192.0.2.5", "203.0.113.6"}, verdict: "allow", reason: "rebinding", rule: "flag:1", binds: []string{"192.0.2.5 beside.example", "203.0.113.6", "192.0.2.53"}},
+
+		{name: "rebinding", q: "rebind.example A", verdict: "deny", reason: "rebinding", rule: "flag:1", binds: []string{"10.0.0.1"}},
+		{name: "rebinding by an IPv4 address in IPv6", q: "rebind.example AAAA", verdict: "deny", reason: "rebinding", rule: "flag:1", binds: []string{"10.0.0.1"}},
+		{name: "a mixed answer", q: "mixed.example A", answers: []string{"192.0.2.4"}, verdict: "allow", reason: "rebinding", rule: "flag:1", binds: []string{"10.0.0.1", "192.0.2.4 mixed.example"}},
+		{name: "a private name may", q: "db.corp.example A", answers: []string{"10.0.1.50"}, verdict: "allow", rule: "flag:1", binds: []string{"10.0.1.50 db.corp.example"}},
+
+		{name: "HTTPS without ECH and private hints", q: "ech.example HTTPS", answers: []string{`1 . mandatory="ipv4hint" alpn="h2,h3" ipv4hint="192.0.2.6" ipv6hint="2001:db8::6"`}, verdict: "allow", reason: "rebinding", rule: "flag:1", binds: []string{"192.0.2.6 ech.example", "2001:db8::6 ech.example", "10.0.0.1"}},
+		{name: "HTTPS in audit is whole", q: "ech.example HTTPS", audit: true, answers: []string{`1 . mandatory="ech,ipv4hint" alpn="h2,h3" ipv4hint="192.0.2.6,10.0.0.1" ech="AEX+DQBB" ipv6hint="2001:db8::6"`}, verdict: "allow", rule: "flag:1"},
+		{name: "HTTPS hints where there is no IPv6", q: "ech.example HTTPS", noIPv6: true, answers: []string{`1 . mandatory="ipv4hint" alpn="h2,h3" ipv4hint="192.0.2.6"`}, verdict: "allow", reason: "rebinding", rule: "flag:1"},
+		{name: "SRV is judged by its host; additional addresses are no evidence", q: "_x._tcp.example SRV", answers: []string{"0 0 443 host.example."}, verdict: "allow", rule: "flag:1", binds: []string{"192.0.2.7"}},
+		{name: "SRV of a blocked host", q: "_x._tcp.blocked.test SRV", rcode: dns.RcodeNameError, verdict: "deny", reason: "dns-blocked", rule: "builtin:default", silent: true},
+		{name: "TXT", q: "txt.example TXT", answers: []string{`"v=1"`}, verdict: "allow", rule: "flag:1"},
+		{name: "a type nobody knows", q: "odd.example TYPE65280", answers: []string{`\# 3 010203`}, verdict: "allow", rule: "flag:1"},
+
+		{name: "localhost", q: "localhost A", answers: []string{"127.0.0.1"}, verdict: "allow", rule: "builtin:localhost", silent: true, binds: []string{"127.0.0.1"}},
+		{name: "under localhost", q: "db.localhost AAAA", answers: []string{"::1"}, verdict: "allow", rule: "builtin:localhost", silent: true},
+		{name: "localhost MX", q: "localhost MX", verdict: "allow", rule: "builtin:localhost", silent: true},
+		{name: "localhost backwards", q: "1.0.0.127.in-addr.arpa PTR", answers: []string{"localhost."}, verdict: "allow", rule: "builtin:local", silent: true},
+		{name: "the host", q: "host.weir.internal A", answers: []string{"10.77.0.1"}, verdict: "allow", rule: "builtin:local", silent: true, binds: []string{"10.77.0.1 host.weir.internal"}},
+		{name: "the host, IPv6", q: "Host.Weir.Internal AAAA", answers: []string{"fd77::1"}, verdict: "allow", rule: "builtin:local", silent: true},
+		{name: "the host where there is no IPv6", q: "host.weir.internal AAAA", noIPv6: true, verdict: "allow", rule: "builtin:local", silent: true},
+		{name: "the host backwards", q: "1.0.77.10.in-addr.arpa PTR", answers: []string{"host.weir.internal."}, verdict: "allow", rule: "builtin:local", silent: true},
+		{name: "metadata is judged like any name", q: "metadata.google.internal A", rcode: dns.RcodeNameError, verdict: "deny", reason: "dns-blocked", rule: "builtin:default", silent: true},
+		{name: "wpad is left to the policy", q: "wpad.example A", answers: []string{"192.0.2.12"}, verdict: "allow", rule: "flag:1"},
+		{name: "onion", q: "abc.onion A", audit: true, rcode: dns.RcodeNameError, verdict: "deny", reason: "dns-blocked", rule: "builtin:onion", silent: true},
+		{name: "the canary", q: "use-application-dns.net A", rcode: dns.RcodeNameError, verdict: "deny", reason: "encrypted-dns", rule: "builtin:resolver-discovery", silent: true},
+		{name: "the canary in audit", q: "use-application-dns.net A", audit: true, answers: []string{"192.0.2.11"}, verdict: "would-deny", reason: "dns-blocked", rule: "builtin:default"},
+		{name: "discovery of designated resolvers", q: "_dns.resolver.arpa SVCB", rcode: dns.RcodeNameError, verdict: "deny", reason: "encrypted-dns", rule: "builtin:resolver-discovery", silent: true},
+		{name: "a reverse name is judged like any", q: "1.2.0.192.in-addr.arpa PTR", rcode: dns.RcodeNameError, verdict: "deny", reason: "dns-blocked", rule: "builtin:default", silent: true},
+
+		{name: "an odd name", q: `my\ printer.local A`, rcode: dns.RcodeNameError, verdict: "deny", reason: "malformed", rule: "builtin:name", silent: true},
+		{name: "an odd name in audit passes and is no evidence", q: `my\ printer.local A`, audit: true, answers: []string{"192.0.2.13"}, verdict: "would-deny", reason: "malformed", rule: "builtin:name", binds: []string{"192.0.2.13"}},
+		{name: "the root in audit", q: ". NS", audit: true, answers: []string{"a.root.test."}, verdict: "would-deny", reason: "malformed", rule: "builtin:name"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := &spy{Upstream: world}
+			s, rec := enforcing(up)
+			if c.audit {
+				s, rec = auditing(up)
+			}
+			s.IPv6 = !c.noIPv6
+			name, qtype, _ := strings.Cut(c.q, " ")
+			code, ok := dns.StringToType[qtype]
+			if !ok {
+				fmt.Sscanf(qtype, "TYPE%d", &code)
+			}
+			q := question(name, code, 1232)
+			r := send(t, s, q)
+			got := rec.list()
+			if len(got) != 1 {
+				t.Fatalf("recorded %+v", got)
+			}
+			if r.Rcode != c.rcode || r.Id != q.Id || !r.Response || !r.RecursionAvailable || r.Question[0] != q.Question[0] {
+				t.Errorf("answer %v", r)
+			}
+			if diff := cmp.Diff(c.answers, got[0].Answers); diff != "" {
+				t.Errorf("answers: %s", diff)
+			}
+			want := Query{Hostname: nameOf(q.Question[0].Name).full, Qtype: qtype, Server: "10.77.0.1:53", Rcode: rcodeName(c.rcode),
+				Answers: got[0].Answers, Route: "direct", Verdict: c.verdict, Rule: c.rule, Reason: c.reason, Duration: got[0].Duration}
+			if diff := cmp.Diff(want, got[0]); diff != "" {
+				t.Errorf("record: %s", diff)
+			}
+			if n := len(up.asked()); c.silent != (n == 0) {
+				t.Errorf("upstream was asked %v", up.asked())
+			}
+			for _, b := range c.binds {
+				at, name, bound := strings.Cut(b, " ")
+				names := askedFor(s.Memory, netip.MustParseAddr(at))
+				if bound != (len(names) == 1) || bound && names[0] != name {
+					t.Errorf("%s is bound to %v", at, names)
+				}
+			}
+		})
+	}
+}
+
+// TestFilteredSignature: a signature over a set that was changed would only make a validating stub reject the rest.
+func TestFilteredSignature(t *testing.T) {
+	s, _ := enforcing(world)
+	r := send(t, s, question("mixed.example", dns.TypeA, 1232))
+	if len(r.Answer) != 1 || r.AuthenticatedData {
+		t.Fatalf("%v", r)
+	}
+}
+
+// TestBlockedSaysWhy: EDE 15 to those who speak EDNS (RFC 8914 section 4.16), and no OPT to those who do not.
+func TestBlockedSaysWhy(t *testing.T) {
+	s, _ := enforcing(world)
+	opt := send(t, s, question("blocked.test", dns.TypeA, 1232)).IsEdns0()
+	if opt == nil || len(opt.Option) != 1 || opt.Option[0].(*dns.EDNS0_EDE).InfoCode != 15 {
+		t.Fatalf("OPT %v", opt)
+	}
+	if opt := send(t, s, question("blocked.test", dns.TypeA, 0)).IsEdns0(); opt != nil {
+		t.Fatalf("OPT %v to a client without EDNS", opt)
+	}
+}
+
+// TestRefusals are messages whose name nobody looks at.
+func TestRefusals(t *testing.T) {
+	with := func(change func(*dns.Msg)) []byte {
+		q := question("api.test", dns.TypeA, 0)
+		change(q)
+		b, err := q.Pack()
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+	qtype := func(t uint16) []byte { return with(func(q *dns.Msg) { q.Question[0].Qtype = t }) }
+	for _, c := range []struct {
+		name  string
+		raw   []byte
+		rcode int // -1: silence
+	}{
+		{"empty", nil, -1},
+		{"shorter than a header", make([]byte, 11), -1},
+		{"an answer", with(func(q *dns.Msg) { q.Response = true }), -1},
+		{"a bare header", make([]byte, 12), dns.RcodeFormatError},
+		{"no question", with(func(q *dns.Msg) { q.Question = nil }), dns.RcodeFormatError},
+		{"two questions", with(func(q *dns.Msg) { q.Question = append(q.Question, q.Question[0]) }), dns.RcodeFormatError},
+		{"cut in the question", with(func(*dns.Msg) {})[:20], dns.RcodeFormatError},
+		{"a name that points at itself", append(append(make([]byte, 4), 0, 1, 0, 0, 0, 0, 0, 0), 0xc0, 12, 0, 1, 0, 1), dns.RcodeFormatError},
+		{"two OPT", with(func(q *dns.Msg) { q.SetEdns0(1232, false); q.Extra = append(q.Extra, q.Extra[0]) }), dns.RcodeFormatError},
+		{"EDNS version 1", with(func(q *dns.Msg) { q.SetEdns0(1232, false); q.IsEdns0().SetVersion(1) }), dns.RcodeBadVers},
+		{"CHAOS", with(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassCHAOS }), dns.RcodeRefused},
+		{"class ANY", with(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassANY }), dns.RcodeRefused},
+		{"AXFR", qtype(dns.TypeAXFR), dns.RcodeRefused},
+		{"IXFR", qtype(dns.TypeIXFR), dns.RcodeRefused},
+		{"TKEY", qtype(dns.TypeTKEY), dns.RcodeRefused},
+		{"NOTIFY", with(func(q *dns.Msg) { q.Opcode = dns.OpcodeNotify }), dns.RcodeNotImplemented},
+		{"UPDATE", with(func(q *dns.Msg) { q.Opcode = dns.OpcodeUpdate }), dns.RcodeNotImplemented},
+		{"STATUS without a body", []byte{1, 2, 0x10, 0, 0, 1, 0, 0, 0, 0, 0, 0}, dns.RcodeNotImplemented},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := &spy{Upstream: world}
+			s, _ := enforcing(up)
+			b := s.handle(t.Context(), c.raw, "", 0)
+			if c.rcode < 0 {
+				if b != nil {
+					t.Fatalf("answered %x", b)
+				}
+				return
+			}
+			r := unpacked(t, b)
+			if r.Rcode != c.rcode || !r.Response || r.Id != uint16(c.raw[0])<<8|uint16(c.raw[1]) || r.Opcode != int(c.raw[2]>>3)&0xf {
+				t.Fatalf("answered %v", r)
+			}
+			if got := up.asked(); got != nil {
+				t.Fatalf("upstream was asked %v", got)
+			}
+		})
+	}
+}
+
+// TestUpstreamSeesOnlyTheQuestion: the bits that change the answer go along, everything else a client says does not.
+func TestUpstreamSeesOnlyTheQuestion(t *testing.T) {
+	up := &spy{Upstream: world}
+	s, _ := enforcing(up)
+	q := question("ApI.tEsT", dns.TypeA, 4000)
+	q.CheckingDisabled, q.AuthenticatedData, q.RecursionDesired = true, true, false
+	opt := q.IsEdns0()
+	opt.SetDo()
+	opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: 65001, Data: []byte("secret")}, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"})
+	q.Answer = []dns.RR{record(`hidden.test. 0 TXT "secret"`)}
+	q.Extra = append(q.Extra, record(`hidden.test. 0 TXT "secret"`))
+	r := send(t, s, q)
+	got := up.got[0]
+	if got.Question[0].Name != "ApI.tEsT." || !got.CheckingDisabled || !got.AuthenticatedData || !got.RecursionDesired || !got.IsEdns0().Do() {
+		t.Errorf("question %v", got)
+	}
+	if len(got.Answer)+len(got.Ns) != 0 || len(got.Extra) != 1 || len(got.IsEdns0().Option) != 0 || got.Id == q.Id {
+		t.Errorf("went along: %v", got)
+	}
+	if r.Question[0].Name != "ApI.tEsT." || !r.CheckingDisabled || r.RecursionDesired || !r.IsEdns0().Do() {
+		t.Errorf("answer %v", r)
+	}
+}
+
+func TestUpstreamFails(t *testing.T) {
+	s, rec := enforcing(broken{})
+	r := send(t, s, question("api.test", dns.TypeA, 1232))
+	if r.Rcode != dns.RcodeServerFailure || s.Counters()["servfail"] != 1 || rec.list()[0].Rcode != "SERVFAIL" {
+		t.Fatalf("%v %v", r, s.Counters())
+	}
+}
+
+// TestEndlessChain: a chain that is too long to be looked at could hide a denied name at its end.
+func TestEndlessChain(t *testing.T) {
+	long := zone{}
+	for i := range MaxChain + 5 {
+		long["c0.example. A"] = append(long["c0.example. A"], fmt.Sprintf("c%d.example. 60 CNAME c%d.example.", i, i+1))
+	}
+	s, _ := enforcing(long)
+	if r := send(t, s, question("c0.example", dns.TypeA, 4096)); r.Rcode != dns.RcodeServerFailure || s.Counters()["chain-too-long"] != 1 {
+		t.Fatalf("%v", r)
+	}
+	s, _ = auditing(long)
+	if r := send(t, s, question("c0.example", dns.TypeA, 4096)); r.Rcode != dns.RcodeSuccess || len(r.Answer) != MaxChain+5 {
+		t.Fatalf("audit: %v", r)
+	}
+}
+
+// TestTruncation: never more octets than the client takes, TC and whole records in what is left, all of it over TCP.
+func TestTruncation(t *testing.T) {
+	big := zone{}
+	for i := range 200 {
+		big["big.example. A"] = append(big["big.example. A"], fmt.Sprintf("big.example. 60 A 192.0.2.%d", i))
+	}
+	for _, size := range []uint16{0, 100, 512, 1232, 4096, 65535} {
+		s, _ := enforcing(big)
+		raw := s.handle(t.Context(), packed(t, question("big.example", dns.TypeA, size)), "", 0)
+		r := unpacked(t, raw)
+		room := min(max(int(size), 512), MaxUDP)
+		if len(raw) > room || len(r.Answer) == 0 || r.Truncated != (len(r.Answer) < 200) {
+			t.Errorf("size %d: %d octets, %d answers, TC %v", size, len(raw), len(r.Answer), r.Truncated)
+		}
+		if (size == 0) != (r.IsEdns0() == nil) {
+			t.Errorf("size %d: OPT %v", size, r.IsEdns0())
+		}
+		if n := len(askedFor(s.Memory, netip.MustParseAddr("192.0.2.199"))); n != 1 {
+			t.Errorf("size %d: what was cut off is not evidence, but TCP will bring it", size)
+		}
+	}
+	s, _ := enforcing(big)
+	if r := unpacked(t, s.handle(t.Context(), packed(t, question("big.example", dns.TypeA, 0)), "", dns.MaxMsgSize)); len(r.Answer) != 200 || r.Truncated {
+		t.Errorf("TCP: %d answers", len(r.Answer))
+	}
+}
+
+// TestStubs feeds the messages of two C libraries, octet by octet as they send them, and looks at what they look at.
+func TestStubs(t *testing.T) {
+	name := "\x03api\x04test\x00"
+	for _, c := range []struct {
+		name, raw string
+		edns, ad  bool
+		answers   int
+	}{
+		{"musl A: RD only, no EDNS", "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + "\x00\x01\x00\x01", false, false, 1},
+		{"musl AAAA from the same socket, next ID", "\x12\x35\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + "\x00\x1c\x00\x01", false, false, 1},
+		{"musl with AD (1.2.0 and later)", "\x12\x36\x01\x20\x00\x01\x00\x00\x00\x00\x00\x00" + name + "\x00\x01\x00\x01", false, true, 1},
+		{"glibc A", "\xab\xcd\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + "\x00\x01\x00\x01", false, false, 1},
+		{"glibc AAAA", "\xab\xce\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + "\x00\x1c\x00\x01", false, false, 1},
+		{"glibc with edns0: 1200 octets", "\xab\xcf\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01" + name + "\x00\x01\x00\x01" + "\x00\x00\x29\x04\xb0\x00\x00\x00\x00\x00\x00", true, false, 1},
+		{"glibc with trust-ad", "\xab\xd0\x01\x20\x00\x01\x00\x00\x00\x00\x00\x01" + name + "\x00\x01\x00\x01" + "\x00\x00\x29\x04\xb0\x00\x00\x00\x00\x00\x00", true, true, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := &spy{Upstream: world}
+			s, _ := enforcing(up)
+			r := unpacked(t, s.handle(t.Context(), []byte(c.raw), "", 0))
+			if r.Id != uint16(c.raw[0])<<8|uint16(c.raw[1]) || len(r.Answer) != c.answers || (r.IsEdns0() != nil) != c.edns || !r.RecursionDesired || r.Truncated {
+				t.Errorf("answer %v", r)
+			}
+			if up.got[0].AuthenticatedData != c.ad {
+				t.Errorf("AD did not go along: %v", up.got[0])
+			}
+		})
+	}
+}
+
+// TestMuslSearches: musl goes on to the next search domain on NXDOMAIN only, and gives a name up on REFUSED.
+func TestMuslSearches(t *testing.T) {
+	s, _ := enforcing(world)
+	for _, name := range []string{"api.test.corp.test", "api.corp.test"} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+			if r := send(t, s, question(name, qtype, 0)); r.Rcode != dns.RcodeNameError {
+				t.Errorf("%s %s: %s", name, typeName(qtype), rcodeName(r.Rcode))
+			}
+		}
+	}
+}
+
+func TestInFlightIsBounded(t *testing.T) {
+	stuck := make(chan struct{})
+	s, rec := enforcing(upstreamFunc(func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+		if q.Question[0].Name == "stuck.example." {
+			stuck <- struct{}{}
+			<-stuck
+		}
+		return world.Exchange(ctx, q)
+	}))
+	s.MaxInFlight = 1
+	done := make(chan *dns.Msg)
+	go func() { done <- send(t, s, question("stuck.example", dns.TypeA, 0)) }()
+	<-stuck
+	if r := send(t, s, question("api.test", dns.TypeA, 0)); r.Rcode != dns.RcodeServerFailure || s.Counters()["limited"] != 1 {
+		t.Errorf("beyond the bound: %v", r)
+	}
+	if got := rec.list(); len(got) != 1 || got[0].Reason != "limit" || got[0].Verdict != "deny" {
+		t.Errorf("recorded %+v", got)
+	}
+	stuck <- struct{}{}
+	<-done
+	if r := send(t, s, question("api.test", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
+		t.Errorf("after it: %v", r)
+	}
+}
+
+type upstreamFunc func(context.Context, *dns.Msg) (*dns.Msg, error)
+
+func (f upstreamFunc) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) { return f(ctx, q) }
+
+func TestAnswersOfIsBounded(t *testing.T) {
+	m := new(dns.Msg)
+	for range 100 {
+		m.Answer = append(m.Answer, record("a.example. 60 TXT "+strings.Repeat(`"`+strings.Repeat("x", 200)+`" `, 5)))
+	}
+	got := answersOf(m)
+	if len(got) != maxAnswers || slices.ContainsFunc(got, func(s string) bool { return len(s) > maxAnswerLen }) {
+		t.Fatalf("%d answers", len(got))
+	}
+}
