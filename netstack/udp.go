@@ -104,6 +104,9 @@ func (d *udpDoor) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 		s.count(countUDPMulticast)
 	default:
 		payload := pkt.Data().AsRange().ToView()
+		if payload == nil {
+			payload = buffer.NewView(0) // an empty datagram is one, too
+		}
 		d.quote = appendQuote(d.quote[:0], pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice(), payload.AsSlice())
 		d.table.deliver(key, payload, d.quote)
 	}

@@ -251,10 +251,14 @@ func TestUDPReject(t *testing.T) {
 				if c.reason != flow.Denied && c.reason != flow.Refused {
 					return
 				}
-				// The guest's socket learns of it by the ports that were quoted.
-				conn.SetDeadline(time.Now().Add(patience))
-				if _, err := conn.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "refused") {
-					t.Errorf("read: %v, want connection refused", err)
+				// The guest's socket learns of it by the ports that were quoted. (A gonet Read that waits already does not.)
+				giveUp := time.Now().Add(patience)
+				for err := error(nil); err == nil || !strings.Contains(err.Error(), "refused"); {
+					if time.Now().After(giveUp) {
+						t.Fatalf("read: %v, want connection refused", err)
+					}
+					conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+					_, err = conn.Read(make([]byte, 1))
 				}
 			})
 		}
@@ -287,10 +291,8 @@ func TestUDPFragments(t *testing.T) {
 				n, _ := conn.Read(b)
 				got <- string(b[:n])
 			}))
-			for i, p := range c.pieces {
-				last := p[1] == len(body)
-				g.send(header.IPv4ProtocolNumber, fragment4(datagram, uint16(100), p[0], p[1], last))
-				_ = i
+			for _, p := range c.pieces {
+				g.send(header.IPv4ProtocolNumber, fragment4(datagram, 100, p[0], p[1], p[1] == len(body)))
 			}
 			// A datagram behind them says when they have been dealt with.
 			g.send(header.IPv4ProtocolNumber,
@@ -460,10 +462,10 @@ func TestUDPFlood(t *testing.T) {
 		dst := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 9)
 		g.send(header.IPv4ProtocolNumber, udpPacket4(src, dst, nil))
 	}
-	// The door still works afterwards.
+	// The door still works afterwards: as soon as it has read what was sent, and the ICMP limit allows.
 	seen := g.icmpErrors()
 	conn := g.dialUDP(t, "192.0.2.1:9")
-	for {
+	for giveUp := time.Now().Add(patience); time.Now().Before(giveUp); {
 		io.WriteString(conn, "x")
 		select {
 		case s := <-seen:
@@ -472,8 +474,6 @@ func TestUDPFlood(t *testing.T) {
 			}
 		case <-time.After(time.Second / 10):
 		}
-		if t.Context().Err() != nil {
-			t.Fatal("no answer")
-		}
 	}
+	t.Error("no answer after a flood")
 }
