@@ -1,0 +1,163 @@
+package attribution
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// lookupsPerSecond and lookupBurst bound how often the kernel is asked; beyond, Find fails and counts.
+	lookupsPerSecond = 500
+	lookupBurst      = 100
+
+	// maxHints bounds the sockets whose owner is remembered, maxRecent the processes that are tried first.
+	maxHints  = 1024
+	maxRecent = 8
+)
+
+// Process is a program inside the sandbox.
+type Process struct {
+	// PID is the process id inside the sandbox's pid namespace.
+	PID int
+
+	// Exe is the path of the executable as the process sees it, Args its command line: at most 4 KiB, not masked.
+	Exe  string
+	Args []string
+}
+
+// Finder looks up the owners of one sandbox's flows. Make one with [New]; it is safe for concurrent use.
+type Finder struct {
+	initPID int
+	diag    *os.File
+	limit   *rate.Limiter
+
+	mu       sync.Mutex
+	seq      uint32
+	hints    map[uint32]holder
+	recent   []int
+	counters map[string]uint64
+}
+
+// holder is where a socket was seen last. It is a hint: it counts only when the socket is still there.
+type holder struct {
+	pid int
+	fd  string
+}
+
+// New returns a finder for the sandbox whose init has the process id initPID in the caller's pid namespace. diag is a
+// NETLINK_SOCK_DIAG socket that was opened inside the sandbox's network namespace; the caller closes it after the last
+// Find. Without it (nil) the tables under /proc are read, which costs more.
+func New(initPID int, diag *os.File) *Finder {
+	return &Finder{
+		initPID:  initPID,
+		diag:     diag,
+		limit:    rate.NewLimiter(lookupsPerSecond, lookupBurst),
+		hints:    make(map[uint32]holder),
+		counters: make(map[string]uint64),
+	}
+}
+
+// Find returns the process that owns the socket of a flow: network is "tcp" or "udp", src the endpoint inside the
+// sandbox and dst the one it talks to. It is false when no process was found, because it has ended or may not be looked
+// at, or when the bound on lookups was reached.
+func (f *Finder) Find(network string, src, dst netip.AddrPort) (Process, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.limit.Allow() {
+		f.counters["limited"]++
+		return Process{}, false
+	}
+	flow := tuple{network: network, local: unmap(src), remote: unmap(dst)}
+	inode, ok := f.inode(flow)
+	if !ok {
+		f.counters["no-socket"]++
+		return Process{}, false
+	}
+	p, ok := f.owner(inode)
+	if !ok {
+		f.counters["no-process"]++
+		return Process{}, false
+	}
+	f.counters["found"]++
+	return p, true
+}
+
+// Counters returns how the lookups so far ended: "found", "no-socket", "no-process", "limited".
+func (f *Finder) Counters() map[string]uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := make(map[string]uint64, len(f.counters))
+	for k, n := range f.counters {
+		c[k] = n
+	}
+	return c
+}
+
+// inode returns the inode of the flow's socket.
+func (f *Finder) inode(t tuple) (uint32, bool) {
+	if t.network != "tcp" && t.network != "udp" || !t.local.IsValid() || !t.remote.IsValid() {
+		return 0, false
+	}
+	if f.diag != nil {
+		f.seq++
+		if inode, err := diagnose(int(f.diag.Fd()), f.seq, t); err == nil {
+			return inode, true
+		}
+	}
+	return readTables(f.initPID, t)
+}
+
+// owner returns the process that holds the socket: where it was seen last, else one of those that opened sockets lately,
+// else any of the sandbox.
+func (f *Finder) owner(inode uint32) (Process, bool) {
+	if h, ok := f.hints[inode]; ok {
+		if p, ok := at(h, inode); ok {
+			return p, true
+		}
+		delete(f.hints, inode)
+	}
+	links := maxLinks
+	for _, pid := range f.recent {
+		if p, ok := f.search(pid, inode, &links); ok {
+			return p, true
+		}
+	}
+	for _, pid := range members(f.initPID) {
+		if slices.Contains(f.recent, pid) {
+			continue
+		}
+		if p, ok := f.search(pid, inode, &links); ok {
+			return p, true
+		}
+	}
+	return Process{}, false
+}
+
+// search looks for the socket among the files of one process and remembers where it found it.
+func (f *Finder) search(pid int, inode uint32, links *int) (Process, bool) {
+	fd, ok := descriptorOf(pid, inode, links)
+	if !ok {
+		return Process{}, false
+	}
+	h := holder{pid: pid, fd: fd}
+	p, ok := at(h, inode)
+	if !ok {
+		return Process{}, false
+	}
+	if len(f.hints) >= maxHints {
+		clear(f.hints)
+	}
+	f.hints[inode] = h
+	f.recent = slices.DeleteFunc(f.recent, func(p int) bool { return p == pid })
+	f.recent = slices.Insert(f.recent, 0, pid)
+	f.recent = f.recent[:min(len(f.recent), maxRecent)]
+	return p, true
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
