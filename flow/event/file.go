@@ -16,9 +16,6 @@ const (
 	// lockRetry is the first and lockRetryMax the last pause between two attempts to lock the file.
 	lockRetry    = time.Millisecond
 	lockRetryMax = 20 * time.Millisecond
-
-	// reopenTries bounds how often the file may be rotated away between opening and locking it.
-	reopenTries = 16
 )
 
 // file is a regular file that many processes append to. Whoever holds the flock of the file that path names may write
@@ -60,6 +57,11 @@ func openAppend(path string) (*os.File, error) {
 
 func (l *file) expire(t time.Time) { l.expires.Store(t.UnixNano()) }
 
+func (l *file) expired() bool {
+	t := l.expires.Load()
+	return t != 0 && time.Now().UnixNano() > t
+}
+
 func (l *file) close() error { return l.f.Close() }
 
 // write appends the lines with one write(2). What a full disk let through of a line is taken back.
@@ -84,9 +86,10 @@ func (l *file) write(b []byte, ends []int) (int, error) {
 	return whole, err
 }
 
-// acquire locks the file that path names now, rotated before if n octets more are too many, and returns its size.
+// acquire locks the file that path names now, rotated before if n octets more are too many, and returns its size. Each
+// further round means that another writer has filled a whole file in between.
 func (l *file) acquire(n int64) (int64, error) {
-	for range reopenTries {
+	for {
 		if err := l.lock(); err != nil {
 			return 0, err
 		}
@@ -101,8 +104,10 @@ func (l *file) acquire(n int64) (int64, error) {
 		if err := l.reopen(); err != nil {
 			return 0, err
 		}
+		if l.expired() {
+			return 0, fmt.Errorf("lock %s: %w", l.path, os.ErrDeadlineExceeded)
+		}
 	}
-	return 0, errors.New("event log is rotated faster than it can be opened")
 }
 
 // lock takes the flock, waiting for other writers until the output expires.
@@ -117,7 +122,7 @@ func (l *file) lock() error {
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			return fmt.Errorf("lock %s: %w", l.path, err)
 		}
-		if t := l.expires.Load(); t != 0 && time.Now().UnixNano() > t {
+		if l.expired() {
 			return fmt.Errorf("lock %s: %w", l.path, os.ErrDeadlineExceeded)
 		}
 		time.Sleep(pause)
