@@ -38,7 +38,7 @@ func (f *visit) datagrams(ctx context.Context) {
 
 	first, hint := f.holdDatagrams(client)
 	d = f.routed(f.confirm(ctx, hint))
-	if len(first) > 0 && d.Verdict == policy.Allow && !d.Settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst) {
+	if len(first) > 0 && d.Verdict == policy.Allow && !f.settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst) {
 		d.Verdict, d.Reason = policy.Deny, "no-evidence"
 	}
 	if d.Verdict == policy.Deny {
@@ -164,7 +164,7 @@ func (u *upward) reopen(b []byte, dcid string) error {
 	if status == sniff.More {
 		hint.Malformed = "a hello that does not end"
 	}
-	if status != sniff.Unknown && !u.decision.Settled {
+	if status != sniff.Unknown && !u.settled {
 		if d := u.late(u.ctx, hint); d.Verdict == policy.Deny {
 			return errPolicy
 		}

@@ -68,33 +68,39 @@ func (f *visit) carryStream(ctx context.Context, client, upstream net.Conn) {
 		r = relay.New(ctx, client, upstream)
 		r.Start()
 	}
+	opts, ok := f.upward(ctx, h)
+	if !ok {
+		f.turnAway(client, r)
+		return
+	}
 	f.record()
 	f.sending.Add(1)
-	r.Up(f.upward(ctx, h))
+	r.Up(opts)
 	f.sending.Add(-1)
 	f.ended(ctx, r.Wait())
 }
 
 // upward says how the client's bytes begin: with the held ones, and under watch for a later hello where names decide and
-// the first bytes were no TLS.
-func (f *visit) upward(ctx context.Context, h *held) relay.Options {
-	opts := relay.Options{FirstUp: h.bytes}
-	if f.decision.Settled && !f.Policy.DeniesNames() || h.status == sniff.Done && h.hint.Protocol == sniff.ProtocolTLS {
-		return opts
+// the first bytes were no TLS. It is not ok when the held bytes have such a hello in them already and it is denied.
+func (f *visit) upward(ctx context.Context, h *held) (opts relay.Options, ok bool) {
+	opts.FirstUp = h.bytes
+	if f.settled || h.status == sniff.Done && h.hint.Protocol == sniff.ProtocolTLS {
+		return opts, true
 	}
 	later := &later{visit: f, ctx: ctx}
 	switch {
 	case h.status == sniff.More && h.err == nil: // the hold ended in the middle of a claim, which goes on
 		later.stream = &h.stream
 	case h.hint.Upgrade && len(h.bytes) > h.hint.Consumed:
-		if err := later.look(h.bytes[h.hint.Consumed:]); err != nil && !errors.Is(err, relay.ErrDoneWatching) {
-			opts.FirstUp = h.bytes[:h.hint.Consumed]
-			opts.WatchUp = func([]byte) error { return err }
-			return opts
+		switch err := later.look(h.bytes[h.hint.Consumed:]); {
+		case errors.Is(err, errPolicy):
+			return opts, false
+		case err != nil:
+			return opts, true
 		}
 	}
 	opts.WatchUp = later.look
-	return opts
+	return opts, true
 }
 
 // turnAway ends a flow that was accepted and then denied: not one held byte has left.

@@ -29,6 +29,9 @@ type visit struct {
 	hint     sniff.Hint
 	asked    []string
 
+	// settled says that the address alone decided: no claim can change the verdict.
+	settled bool
+
 	// process delivers the owner once; nil when nobody looks.
 	process chan *event.Process
 
@@ -68,6 +71,9 @@ func (f *visit) judge(hint sniff.Hint, final bool) policy.Decision {
 		q.ConnectIP, q.ConnectPort = hint.HostIP, hint.Port
 	}
 	f.decision = f.Policy.Decide(q)
+	if !final {
+		f.settled = f.decision.Settled
+	}
 	return f.decision
 }
 

@@ -50,10 +50,12 @@ type dataPathConfig struct {
 // dataPathAnswer says that the data path is ready, or why it is not.
 type dataPathAnswer struct{ Error string }
 
-// finishMessage says that CMD has ended.
-type finishMessage struct {
-	Status int
-	Grace  time.Duration
+// order is every later message of the launcher: the install rules are over, or CMD has ended.
+type order struct {
+	InstallDone bool
+	Finish      bool
+	Status      int
+	Grace       time.Duration
 }
 
 // dataPathReport is the data path's last word.
@@ -111,12 +113,18 @@ func dataPathMain() {
 	if control.send(dataPathAnswer{}) != nil {
 		os.Exit(1)
 	}
-	var finish finishMessage
-	if _, err := control.receive(&finish); err != nil {
-		os.Exit(1)
+	for {
+		var o order
+		switch _, err := control.receive(&o); {
+		case err != nil:
+			os.Exit(1)
+		case o.InstallDone:
+			d.policy.InstallDone()
+		case o.Finish:
+			control.send(d.finish(o))
+			os.Exit(0)
+		}
 	}
-	control.send(d.finish(finish))
-	os.Exit(0)
 }
 
 // open joins the parts, in the order of the packet.
@@ -155,10 +163,10 @@ func (d *dataPath) file(name string) *os.File {
 }
 
 // make compiles the policy. Launcher and data path do it alike, from the same text.
-func (c policyConfig) make() (*policy.Policy, error) {
+func (c policyConfig) make(search []string) (*policy.Policy, error) {
 	cfg := policy.Config{
 		Mode: c.Mode, Allow: c.Allow, Deny: c.Deny, App: c.App, Route: c.Route,
-		HostPorts: c.HostPorts, Gateway: []netip.Addr{gateway4, gateway6},
+		HostPorts: c.HostPorts, Gateway: []netip.Addr{gateway4, gateway6}, Search: search,
 	}
 	if c.File != nil {
 		file, err := policy.ParseFile(c.FileName, c.File)
@@ -176,7 +184,7 @@ func (c policyConfig) make() (*policy.Policy, error) {
 }
 
 func (d *dataPath) openPolicy() (err error) {
-	d.policy, err = d.cfg.Policy.make()
+	d.policy, err = d.cfg.Policy.make(d.cfg.Search)
 	return err
 }
 
@@ -300,7 +308,7 @@ func (d *dataPath) serve(ctx context.Context) error {
 }
 
 // finish carries what CMD had written, ends the flows that are left and closes the book.
-func (d *dataPath) finish(m finishMessage) *dataPathReport {
+func (d *dataPath) finish(m order) *dataPathReport {
 	ctx, cancel := context.WithTimeout(context.Background(), m.Grace)
 	d.gate.Drain(ctx)
 	cancel()

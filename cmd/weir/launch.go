@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,10 +37,14 @@ type launch struct {
 	box      *sandbox.Sandbox
 	dataPath *exec.Cmd
 	control  *controlConn
+	sending  sync.Mutex // serialises orders
 	started  time.Time
 
 	// dead is closed when the data path has ended, for whatever reason.
 	dead chan struct{}
+	// stdoutDone waits for what CMD wrote; nil when its stdout is our own.
+	stdoutDone func()
+
 	// netns keeps the sandbox's network namespace alive until the data path has drained it.
 	netns *os.File
 }
@@ -65,6 +70,15 @@ func (l *launch) start() error {
 	if err := l.startDataPath(); err != nil {
 		return err
 	}
+	if l.policy.install && l.mcp == "auto" && !term.IsTerminal(0) {
+		stdin, stdout, finished, err := watchStdio(l.installed)
+		if err != nil {
+			return err
+		}
+		defer stdin.Close()
+		defer stdout.Close()
+		l.spec.Stdin, l.spec.Stdout, l.stdoutDone = stdin, stdout, finished
+	}
 	box, err := sandbox.Start(l.spec)
 	if err != nil {
 		return err
@@ -77,6 +91,13 @@ func (l *launch) start() error {
 		return err
 	}
 	return box.Release()
+}
+
+// installed ends the time of the install rules.
+func (l *launch) installed() {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	l.control.send(order{InstallDone: true})
 }
 
 // startDataPath starts this binary again as the data path. It waits for its configuration while the walls are built.
@@ -244,7 +265,12 @@ func (l *launch) terminalDelivers(sig os.Signal) bool {
 
 // finish lets the data path drain and end, and returns its report; nil when there is none.
 func (l *launch) finish(status int) *dataPathReport {
-	if err := l.control.send(finishMessage{Status: status, Grace: drainGrace}); err != nil {
+	if l.stdoutDone != nil {
+		l.stdoutDone()
+	}
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	if err := l.control.send(order{Finish: true, Status: status, Grace: drainGrace}); err != nil {
 		return nil
 	}
 	rep := &dataPathReport{}

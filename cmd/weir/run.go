@@ -116,6 +116,8 @@ type policyConfig struct {
 	File        []byte
 	App, Route  string
 	HostPorts   []uint16
+
+	install bool // the app has rules for the time of its installation
 }
 
 func newPlan(f *runFlags, args []string, eventsGiven bool) (*plan, error) {
@@ -173,12 +175,14 @@ func (p *plan) checkCommand() error {
 		if err != nil {
 			return err
 		}
+		app, _ := file.App(p.app)
 		if len(p.command) == 0 {
-			if p.command = file.Command(p.app); len(p.command) == 0 {
+			if p.command = app.Command; len(p.command) == 0 {
 				return fmt.Errorf("no command: %s has none for app %q and none was given after --", p.policyFile, p.app)
 			}
 		}
-		p.env = append(file.Env(p.app), p.env...)
+		p.env = append(slices.Clone(app.Env), p.env...)
+		p.policy.install = len(app.Install) > 0
 	}
 	if len(p.command) == 0 {
 		return hint(errors.New("no command given"), "weir run -- CMD ARG...")
@@ -246,7 +250,7 @@ func cleanName(s string) string {
 
 // checkPolicy makes the policy once, so that a broken one stops everything before anything starts.
 func (p *plan) checkPolicy() error {
-	p.policy = policyConfig{Mode: p.mode, Allow: p.allow, Deny: p.deny, App: p.app, Route: p.route, HostPorts: ports(p.hostPorts)}
+	p.policy = policyConfig{Mode: p.mode, Allow: p.allow, Deny: p.deny, App: p.app, Route: p.route, HostPorts: ports(p.hostPorts), install: p.policy.install}
 	if p.learn != "" && p.policy.Mode == "" {
 		p.policy.Mode = "audit"
 	}
@@ -257,7 +261,7 @@ func (p *plan) checkPolicy() error {
 		}
 		p.policy.FileName, p.policy.File = p.policyFile, b
 	}
-	made, err := p.policy.make()
+	made, err := p.policy.make(nil)
 	if err != nil {
 		return err
 	}
