@@ -16,18 +16,27 @@ import (
 
 // startCommand executes CMD on a thread that has been confined and is never used for anything else.
 func startCommand(o orders, dir inode) (int, error) {
-	type result struct {
-		pid int
-		err error
-	}
-	done := make(chan result)
+	var pid int
+	var err error
+	onThreadOfItsOwn(func() { pid, err = confineAndExec(o, dir) })
+	return pid, err
+}
+
+// onThreadOfItsOwn runs f on a thread that f may spoil: no other goroutine ever runs on it. That thread is never the
+// first one, which stands for the whole of init wherever the kernel is asked about a pid.
+func onThreadOfItsOwn(f func()) {
+	done := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		pid, err := confineAndExec(o, dir)
-		done <- result{pid, err}
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onThreadOfItsOwn(f) // while we hold the first one
+			runtime.UnlockOSThread()
+			return
+		}
+		f() // and the thread ends with this goroutine
 	}()
-	r := <-done
-	return r.pid, r.err
+	<-done
 }
 
 func confineAndExec(o orders, dir inode) (int, error) {

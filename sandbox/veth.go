@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,24 +21,22 @@ const peerBuffer = 8 << 20
 // The peer has no address and a MAC that no frame is sent to, so its kernel sees every frame as another host's and
 // leaves it to the packet socket.
 func makeVeth(spec Spec) (int, LinkInfo, error) {
-	type result struct {
-		fd  int
-		err error
+	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, LinkInfo{}, &SetupError{Step: StepVeth, Path: "/proc/thread-self/ns/net", Err: err}
 	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread is in another network namespace and ends with the goroutine
-		fd, err := makePeer(spec)
-		done <- result{fd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		return -1, LinkInfo{}, &SetupError{Step: StepVeth, Err: r.err}
+	defer unix.Close(here)
+	var fd int
+	onThreadOfItsOwn(func() { fd, err = makePeer(spec, here) })
+	if err != nil {
+		return -1, LinkInfo{}, &SetupError{Step: StepVeth, Err: err}
 	}
-	return r.fd, LinkInfo{Kind: "veth", VnetHdr: vnetHdrLen, TSO: true, MTU: spec.MTU}, nil
+	return fd, LinkInfo{Kind: "veth", VnetHdr: vnetHdrLen, TSO: true, MTU: spec.MTU}, nil
 }
 
-func makePeer(spec Spec) (int, error) {
+// makePeer moves the calling thread to a new network namespace and makes the pair from there; inside is the namespace
+// of the sandbox.
+func makePeer(spec Spec, inside int) (int, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return -1, fmt.Errorf("unshare network: %w", err)
 	}
@@ -50,7 +47,7 @@ func makePeer(spec Spec) (int, error) {
 	defer h.Close()
 	peer := netlink.NewVeth(netlink.LinkAttrs{Name: "peer0", MTU: spec.MTU, TxQLen: queueOffload, HardwareAddr: randomMAC()})
 	peer.PeerName, peer.PeerMTU = linkName, uint32(spec.MTU)
-	peer.PeerNamespace = netlink.NsPid(1) // init's other threads are in the sandbox's namespace
+	peer.PeerNamespace = netlink.NsFd(inside)
 	if err := h.LinkAdd(peer); err != nil {
 		return -1, fmt.Errorf("add veth pair: %w", err)
 	}
