@@ -20,7 +20,7 @@ type Stats struct {
 	Undecoded, Unsupported uint64
 	LinkType               uint32
 
-	// Fragments counts fragments whose datagram was never complete, Evicted flows that were reported before their claim
+	// Fragments counts fragments that did not become part of a whole datagram, Evicted flows that were reported before their claim
 	// was known because a bound was reached.
 	Fragments, Evicted uint64
 }

@@ -57,6 +57,7 @@ type piece struct {
 // add takes one fragment, and returns the datagram when this was the last one missing.
 func (f *fragments) add(key fragmentKey, p packet, offset int, more bool) (whole []byte, proto uint8, ok bool) {
 	z := f.puzzle(key, p.at)
+	f.stats.Fragments++
 	end := offset + len(p.body)
 	if z.bad || end > maxDatagram || more && len(p.body)%8 != 0 || len(p.body) == 0 {
 		return nil, 0, false
@@ -81,6 +82,7 @@ func (f *fragments) add(key fragmentKey, p packet, offset int, more bool) (whole
 	if whole = z.join(); whole == nil {
 		return nil, 0, false
 	}
+	f.stats.Fragments -= uint64(len(z.pieces))
 	f.drop(f.open[key])
 	return whole, z.proto, true
 }
@@ -95,7 +97,6 @@ func (f *fragments) puzzle(key fragmentKey, now time.Time) *puzzle {
 		if f.oldest.Len() < MaxFragments && f.octets < maxFragmentOctets && now.Sub(old.at) < fragmentTimeout {
 			break
 		}
-		f.stats.Fragments += uint64(len(old.pieces))
 		f.drop(e)
 	}
 	if e := f.open[key]; e != nil {

@@ -43,6 +43,9 @@ func (t *table) segment(s segment) {
 	if s.has(flagSYN) && !f.hasISN[side] {
 		f.isn[side], f.hasISN[side] = s.seq, true
 	}
+	if s.has(flagSYN|flagACK) && !f.hasISN[1-side] {
+		f.isn[1-side], f.hasISN[1-side] = s.ack-1, true
+	}
 	if f.reported {
 		return
 	}
@@ -133,9 +136,20 @@ func (t *table) advance(f *flow, last bool) {
 		}
 	}
 	if f.settled() || last {
+		f.rememberStart()
 		f.guess()
 		d := &c.dir[f.client]
 		f.sniffed, f.late = d.first, d.late
+	}
+}
+
+// rememberStart keeps where the streams began in place of sequence numbers of SYNs that were not seen, so that one that
+// comes late is recognised.
+func (f *flow) rememberStart() {
+	for side := range f.isn {
+		if a := &f.stream.dir[side].asm; a.placed && !f.hasISN[side] {
+			f.isn[side], f.hasISN[side] = a.start-1, true
+		}
 	}
 }
 
