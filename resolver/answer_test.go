@@ -36,7 +36,7 @@ var world = zone{
 	"_dns.resolver.arpa. SVCB":    {"_dns.resolver.arpa. 60 SVCB 1 dot.test. alpn=dot"},
 	"wpad.example. A":             {"wpad.example. 60 A 192.0.2.12"},
 	"metadata.google.internal. A": {"metadata.google.internal. 60 A 169.254.169.254"},
-	`my\ printer.local. A`:      {`my\ printer.local. 60 A 192.0.2.13`},
+	`my\ printer.local. A`:        {`my\ printer.local. 60 A 192.0.2.13`},
 	". NS":                        {". 60 NS a.root.test."},
 }
 
@@ -107,7 +107,8 @@ func TestPipeline(t *testing.T) {
 				s, rec = auditing(up)
 			}
 			s.IPv6 = !c.noIPv6
-			name, qtype, _ := strings.Cut(c.q, " ")
+			at := strings.LastIndexByte(c.q, ' ')
+			name, qtype := c.q[:at], c.q[at+1:]
 			code, ok := dns.StringToType[qtype]
 			if !ok {
 				fmt.Sscanf(qtype, "TYPE%d", &code)
