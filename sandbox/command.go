@@ -43,6 +43,9 @@ func confineAndExec(o orders, dir inode) (int, error) {
 	if err := confine(); err != nil {
 		return 0, err
 	}
+	if err := dropOwnPrivileges(); err != nil {
+		return 0, err
+	}
 	name := o.Spec.Command[0]
 	cwd := insideDir(o.Spec, dir)
 	file, err := lookPath(name, lookupEnv(o.Spec.Env, "PATH"), cwd)

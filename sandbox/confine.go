@@ -71,7 +71,7 @@ func confine() error {
 // filterSyscalls is where the seccomp filter of CMD goes: last, on the thread that executes it.
 func filterSyscalls() error { return nil }
 
-// dropOwnPrivileges makes init as weak as CMD: from here on it only waits, forwards and connects. A binary with cgo
+// dropOwnPrivileges makes all of init as weak as CMD will be: from here on it only waits, forwards and connects. A binary with cgo
 // cannot do this; it is left with what protects init anyway, being undumpable and PID 1.
 func dropOwnPrivileges() error {
 	hdr, none := noCaps()
@@ -95,4 +95,10 @@ func lines(r io.Reader) iter.Seq[string] {
 			}
 		}
 	}
+}
+
+// dropOwnPrivilegesSupported says whether this binary is one without cgo.
+func dropOwnPrivilegesSupported() bool {
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_GETPID, 0, 0, 0)
+	return errno == 0
 }

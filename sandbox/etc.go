@@ -15,9 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stagedFile is where generated content lies while it is mounted over a file.
-const stagedFile = "/run/.weir-file"
-
 // writeEtc puts the generated files in place of the host's. /etc itself stays the host's, read-only.
 func (r root) writeEtc(spec Spec, passwd []byte) error {
 	files := []struct {
@@ -89,13 +86,7 @@ func (r root) coverContent(name string, content []byte) error {
 	if err != nil {
 		return &SetupError{Step: StepWrite, Path: name, Err: err}
 	}
-	if err := r.replaceFile(stagedFile, content, 0o644); err != nil {
-		unix.Close(at)
-		return err
-	}
-	// A mount holds its file, so the name of the staged one can go.
-	defer unix.Unlinkat(r.fd, stagedFile[1:], 0)
-	t, err := cloneTree(r.fd, stagedFile[1:], flagsReadOnly|unix.MOUNT_ATTR_NOEXEC)
+	t, err := r.stageFile(content)
 	if err != nil {
 		unix.Close(at)
 		return err

@@ -14,9 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stagedEmpty is the empty file that covers hidden files while the root is built.
-const stagedEmpty = "/run/.weir-empty"
-
 // hiddenKernel is what /proc and /sys tell or do about the machine and not about the sandbox.
 var hiddenKernel = []string{
 	"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/key-users", "/proc/keys", "/proc/latency_stats",
@@ -112,12 +109,7 @@ func (r root) blank(dir bool) (tree, error) {
 	if dir {
 		return newTree("tmpfs", flagsReadOnly|unix.MOUNT_ATTR_NOEXEC, "size=4k", "mode=0555")
 	}
-	at, err := r.makeEntry(stagedEmpty, false)
-	if err != nil {
-		return tree{}, err
-	}
-	defer unix.Close(at)
-	return cloneTree(at, "", flagsReadOnly|unix.MOUNT_ATTR_NOEXEC)
+	return r.stageFile(nil)
 }
 
 // hostSockets lists the path names to which UNIX sockets of the caller's network namespace are bound. A name reaches its

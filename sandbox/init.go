@@ -70,9 +70,6 @@ func runInit(ctl *control) error {
 	if err != nil {
 		return err
 	}
-	if err := dropOwnPrivileges(); err != nil {
-		return err
-	}
 	if err := ctl.send(message{Op: opStarted}); err != nil {
 		return err
 	}

@@ -221,3 +221,34 @@ func (r root) replaceFile(name string, content []byte, mode uint32) error {
 	}
 	return nil
 }
+
+// stageDir is a file system of its own where covers are written before they are mounted over files. Its files are not
+// unlinked, as nothing can be mounted over a cover whose file is gone; the whole of it goes away before CMD starts.
+const stageDir = "/run/.weir"
+
+func (r root) mountStage() error {
+	return r.mountNew(stageDir, "tmpfs", flagsWritable, "mode=0700", "size=16m")
+}
+
+// stageFile returns a read-only mount of a new file.
+func (r root) stageFile(content []byte) (tree, error) {
+	name := fmt.Sprintf("%s/%x", stageDir, rand.Uint64())
+	if err := r.replaceFile(name, content, 0o644); err != nil {
+		return tree{}, err
+	}
+	return cloneTree(r.fd, name[1:], flagsReadOnly|unix.MOUNT_ATTR_NOEXEC)
+}
+
+func (r root) dropStage() error {
+	err := unix.Fchdir(r.fd)
+	if err == nil {
+		err = unix.Unmount(stageDir[1:], unix.MNT_DETACH)
+	}
+	if err == nil {
+		err = unix.Unlinkat(r.fd, stageDir[1:], unix.AT_REMOVEDIR)
+	}
+	if err != nil {
+		return &SetupError{Step: StepMount, Path: stageDir, Err: err}
+	}
+	return nil
+}

@@ -56,6 +56,7 @@ func buildRoot(o orders, proc tree) error {
 	}
 	steps := []func() error{
 		func() error { return r.mountVolatile(spec.FS == "private") },
+		r.mountStage,
 		func() error { return r.mountDevices(devices) },
 		func() error { return r.mountKernel(proc) },
 		func() error { return r.mountGrafts(grafts) },
@@ -63,7 +64,7 @@ func buildRoot(o orders, proc tree) error {
 		func() error { return r.writeFiles(spec) },
 		func() error { return r.hideAll(secrets, anything) },
 		func() error { return r.hideAll(sockets, unix.S_IFSOCK) },
-		func() error { return r.seal(spec.FS == "private") },
+		r.dropStage,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -72,6 +73,9 @@ func buildRoot(o orders, proc tree) error {
 	}
 	if spec.FS == "host" {
 		return nil
+	}
+	if err := r.freeze("/"); err != nil {
+		return err
 	}
 	return r.enter()
 }
@@ -280,15 +284,6 @@ func (r root) freeze(name string) error {
 		return &SetupError{Step: StepMount, Path: name, Err: err}
 	}
 	return nil
-}
-
-// seal takes away what was needed to build.
-func (r root) seal(private bool) error {
-	unix.Unlinkat(r.fd, stagedEmpty[1:], 0)
-	if !private {
-		return nil
-	}
-	return r.freeze("/")
 }
 
 // enter makes the new root the root of every process in the mount namespace and drops the host's.
