@@ -99,6 +99,19 @@ func (tt *tableTest) arrival(i int) flow.Arrival {
 	return tt.arrivals[i]
 }
 
+const nothingLeft = "0 flows, 0 pending, 0 refusals, 0 bytes"
+
+// left says what the table holds: flows, those without a verdict, refusals, and bytes.
+func (tt *tableTest) left() string {
+	t := tt.datagramTable
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.flows) != t.recent.Len() || len(t.refusals.by) != len(t.refusals.order) || t.forgetting != (len(t.refusals.by) > 0) {
+		return "an inconsistent table"
+	}
+	return fmt.Sprintf("%d flows, %d pending, %d refusals, %d bytes", len(t.flows), t.pending, len(t.refusals.by), t.queued.Load())
+}
+
 func (tt *tableTest) count(name string) int { return int(tt.cfg.counters.get(name)) }
 
 // accepted delivers a first datagram and accepts its flow.
@@ -156,8 +169,8 @@ func TestDatagramBoundaries(t *testing.T) {
 		if fmt.Sprint(tt.sent) != "[192.0.2.1:9>10.77.0.2:1000 x 192.0.2.1:9>10.77.0.2:1000 ]" {
 			t.Errorf("sent %q", tt.sent)
 		}
-		if len(tt.arrivals) != 1 || tt.queued.Load() != 0 {
-			t.Errorf("%d arrivals, %d bytes queued", len(tt.arrivals), tt.queued.Load())
+		if got := tt.left(); len(tt.arrivals) != 1 || got != "1 flows, 0 pending, 0 refusals, 0 bytes" {
+			t.Errorf("%d arrivals, %s", len(tt.arrivals), got)
 		}
 	})
 }
@@ -274,8 +287,8 @@ func TestDatagramClose(t *testing.T) {
 		if err := conn.Close(); err != nil {
 			t.Errorf("second close: %v", err)
 		}
-		if len(tt.flows) != 0 || tt.recent.Len() != 0 {
-			t.Errorf("%d flows left", len(tt.flows))
+		if got := tt.left(); got != nothingLeft {
+			t.Errorf("left: %s", got)
 		}
 		if len(tt.refused) != 0 {
 			t.Errorf("close told the sandbox: %q", tt.refused)
@@ -286,8 +299,8 @@ func TestDatagramClose(t *testing.T) {
 			t.Errorf("read after the table ended: %v", err)
 		}
 		tt.give(testKey(1001, 9), "late")
-		if len(tt.flows) != 0 {
-			t.Error("a closed table made a flow")
+		if got := tt.left(); got != nothingLeft {
+			t.Errorf("a closed table made a flow: %s", got)
 		}
 	})
 }
@@ -323,8 +336,8 @@ func TestDatagramReject(t *testing.T) {
 				if got := fmt.Sprint(tt.refused); got != c.want {
 					t.Errorf("the sandbox was told %s, want %s", got, c.want)
 				}
-				if len(tt.flows) != 0 || tt.pending != 0 || tt.queued.Load() != 0 {
-					t.Errorf("left: %d flows, %d pending, %d bytes", len(tt.flows), tt.pending, tt.queued.Load())
+				if got := tt.left(); got != "0 flows, 0 pending, 1 refusals, 0 bytes" {
+					t.Errorf("left: %s", got)
 				}
 				if c.accept {
 					if _, err := conn.Read(nil); !errors.Is(err, errRejected) {
@@ -361,13 +374,13 @@ func TestDatagramRefusalMemory(t *testing.T) {
 			tt.give(testKey(i+1, 10), "x")
 			synctest.Wait()
 		}
-		if n := len(tt.refusals.by); n != maxRefusals || len(tt.refusals.order) != n {
-			t.Errorf("%d refusals remembered, %d in order, want %d", n, len(tt.refusals.order), maxRefusals)
+		if got, want := tt.left(), fmt.Sprintf("0 flows, 0 pending, %d refusals, 0 bytes", maxRefusals); got != want {
+			t.Errorf("left: %s, want %s", got, want)
 		}
 		time.Sleep(2 * refusalMemory)
 		synctest.Wait()
-		if tt.refusals.by != nil || tt.refusals.order != nil || tt.forgetting || len(tt.flows) != 0 {
-			t.Errorf("left: %d refusals, %d flows", len(tt.refusals.by), len(tt.flows))
+		if got := tt.left(); got != nothingLeft {
+			t.Errorf("left: %s", got)
 		}
 	})
 }
@@ -379,7 +392,7 @@ func TestDatagramHalfOpen(t *testing.T) {
 			tt.give(testKey(i+1, 9), "x")
 		}
 		synctest.Wait()
-		if len(tt.arrivals) != DefaultHalfOpenUDP || tt.pending != DefaultHalfOpenUDP {
+		if len(tt.arrivals) != DefaultHalfOpenUDP {
 			t.Errorf("%d judgements at once, want %d", len(tt.arrivals), DefaultHalfOpenUDP)
 		}
 		if n := tt.count("pending"); n != 10_000-DefaultHalfOpenUDP {
@@ -398,8 +411,8 @@ func TestDatagramHalfOpen(t *testing.T) {
 		// A verdict that never comes does not hold its place for ever either.
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if tt.pending != 0 || len(tt.flows) != 0 {
-			t.Errorf("%d pending, %d flows after a minute", tt.pending, len(tt.flows))
+		if got := tt.left(); got != nothingLeft {
+			t.Errorf("left after a minute: %s", got)
 		}
 		if _, err := tt.arrival(1).Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("accept of a flow that waited too long: %v", err)
@@ -422,9 +435,8 @@ func TestDatagramEviction(t *testing.T) {
 		time.Sleep(time.Second)
 		conns = append(conns, tt.accepted(t, testKey(4, 9)))
 		for i, evicted := range []bool{false, false, true, false, false} {
-			_, alive := tt.flows[testKey(i, 9)]
-			if alive == evicted {
-				t.Errorf("flow %d: alive %t", i, alive)
+			if _, err := conns[i].Write(nil); (err != nil) != evicted {
+				t.Errorf("flow %d: %v, want it evicted: %t", i, err, evicted)
 			}
 		}
 		if _, err := conns[2].Read(nil); !errors.Is(err, errEvicted) || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -442,47 +454,42 @@ func TestDatagramEviction(t *testing.T) {
 			conn.Write(nil)
 			tt.arrivals, tt.sent = nil, nil
 		}
-		if len(tt.flows) != 4 || tt.recent.Len() != 4 || tt.count("evicted") != 100_001 {
-			t.Errorf("%d flows, %d in order, %d evicted", len(tt.flows), tt.recent.Len(), tt.count("evicted"))
+		if want := fmt.Sprintf("4 flows, 0 pending, 0 refusals, %d bytes", 4*(1+datagramOverhead)); tt.left() != want {
+			t.Errorf("left: %s, want %s", tt.left(), want)
 		}
-		if tt.queued.Load() > 4*(1+datagramOverhead) {
-			t.Errorf("%d bytes queued", tt.queued.Load())
+		if n := tt.count("evicted"); n != 100_001 {
+			t.Errorf("%d evicted", n)
 		}
 	})
 }
 
 func TestDatagramQueueBounds(t *testing.T) {
+	const tableful = maxTableBytes / (65507 + datagramOverhead)
 	for _, c := range []struct {
-		name         string
-		flows, size  int
-		queued, lost int
+		name             string
+		flows, per, size int
+		queued           int
 	}{
-		{"datagrams of a flow", 1, 0, maxFlowQueue, 1000 - maxFlowQueue},
-		{"bytes of a flow", 1, 65507, 3, 997},
-		{"bytes of a table", 100, 65507, maxTableBytes / (65507 + datagramOverhead), 100_000 - maxTableBytes/(65507+datagramOverhead)},
+		{"datagrams of a flow", 1, 1000, 0, maxFlowQueue},
+		{"bytes of a flow", 1, 10, 65507, 3},
+		{"bytes of a table", 100, 3, 65507, tableful},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tt := newTableTest(t, nil, nil)
-				payload := string(make([]byte, c.size))
+				payload, lost := string(make([]byte, c.size)), c.flows*c.per-c.queued
 				for i := range c.flows {
-					for range 1000 {
+					for range c.per {
 						tt.give(testKey(i+1, 9), payload)
 					}
 				}
-				queued := 0
-				for _, f := range tt.flows {
-					queued += len(f.queue)
-				}
-				if queued != c.queued || tt.count("queue") != c.lost {
-					t.Errorf("%d datagrams queued and %d dropped, want %d and %d", queued, tt.count("queue"), c.queued, c.lost)
-				}
-				if want := int64(queued * (c.size + datagramOverhead)); tt.queued.Load() != want {
-					t.Errorf("%d bytes on the books, want %d", tt.queued.Load(), want)
+				want := fmt.Sprintf("%d flows, %d pending, 0 refusals, %d bytes", c.flows, c.flows, c.queued*(c.size+datagramOverhead))
+				if got := tt.left(); got != want || tt.count("queue") != lost {
+					t.Errorf("left: %s, want %s; %d dropped, want %d", got, want, tt.count("queue"), lost)
 				}
 				tt.close()
-				if tt.queued.Load() != 0 {
-					t.Errorf("%d bytes on the books of a closed table", tt.queued.Load())
+				if got := tt.left(); got != nothingLeft {
+					t.Errorf("left in a closed table: %s", got)
 				}
 			})
 		})
@@ -501,8 +508,8 @@ func TestDatagramHandlerReturns(t *testing.T) {
 		tt.give(testKey(1, 9), "x")
 		tt.give(testKey(2, 9), "x")
 		synctest.Wait()
-		if len(tt.flows) != 0 || tt.pending != 0 || len(tt.refused) != 0 {
-			t.Errorf("left: %d flows, %d pending, told %q", len(tt.flows), tt.pending, tt.refused)
+		if got := tt.left(); got != nothingLeft || len(tt.refused) != 0 {
+			t.Errorf("left: %s, told %q", got, tt.refused)
 		}
 		if _, err := conn.Read(nil); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("read: %v", err)

@@ -49,7 +49,7 @@ type guest struct {
 }
 
 // newGuest starts a door that hands its flows to h and a stack that talks to it. Both end with the test.
-func newGuest(t *testing.T, limits Limits, h flow.Handler) *guest {
+func newGuest(t testing.TB, limits Limits, h flow.Handler) *guest {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -94,7 +94,7 @@ func newGuest(t *testing.T, limits Limits, h flow.Handler) *guest {
 	return g
 }
 
-func (g *guest) configure(t *testing.T) {
+func (g *guest) configure(t testing.TB) {
 	g.inside = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
