@@ -173,7 +173,8 @@ func (a *assembler) keep(i int, seq uint32, data []byte) bool {
 	if a.placed {
 		low = a.next
 	}
-	if len(a.held) == maxChunks || high-low > maxAhead {
+	inOrder := a.placed && seq == a.next // which makes room
+	if len(a.held) >= maxChunks && !inOrder || high-low > maxAhead {
 		return false
 	}
 	a.held = slices.Insert(a.held, i, chunk{seq, slices.Clone(data)})

@@ -18,6 +18,7 @@ const maxLate = 4
 type connection struct {
 	dir     [2]direction
 	packets int
+	heard   [2]bool // which sides were seen
 
 	// retry is the sequence number of a SYN that differs from the first: a new connection if the server answers it.
 	retry     uint32
@@ -74,7 +75,7 @@ func (f *flow) reopened(side int, s *segment) bool {
 	if !f.hasISN[side] && a.mayBegin(s.seq+1) {
 		return false
 	}
-	if f.closed || !a.hasData() {
+	if f.closed || !f.stream.heard[1-side] {
 		return true
 	}
 	f.stream.retry, f.stream.retrySide, f.stream.hasRetry = s.seq, side, true
@@ -84,6 +85,7 @@ func (f *flow) reopened(side int, s *segment) bool {
 // take puts a segment's octets in their place and learns who is the client.
 func (c *connection) take(f *flow, side int, s *segment) {
 	c.packets++
+	c.heard[side] = true
 	own, peer := &c.dir[side], &c.dir[1-side]
 	switch {
 	case s.has(flagSYN | flagACK):
@@ -276,9 +278,4 @@ func (a *assembler) mayBegin(seq uint32) bool {
 		return a.held[0].seq-seq <= maxAhead
 	}
 	return true
-}
-
-// hasData reports whether any octet was seen.
-func (a *assembler) hasData() bool {
-	return len(a.held) > 0 || a.early != nil || a.placed && a.next != a.start
 }
