@@ -96,9 +96,9 @@ func (p *httpHead) requestLine(line []byte, h *Hint) Status {
 	switch {
 	case !three && method == "GET" && strings.HasPrefix(target, "/") && !strings.Contains(target, "\t"):
 		return Done // HTTP/0.9, which names no host
-	case !three, target == "", strings.Contains(method+target, "\t"), !isHTTP1(version):
+	case !three, !isName(method), target == "", strings.Contains(target, "\t"), !isHTTP1(version):
 		bad := "bad request line"
-		if len(version) > 5 && strings.EqualFold(version[:5], "HTTP/") {
+		if last := line[bytes.LastIndexAny(line, " \t")+1:]; len(last) > 5 && strings.EqualFold(string(last[:5]), "HTTP/") {
 			return h.malformed(bad)
 		}
 		return p.refuse(line, h, bad)
@@ -148,10 +148,8 @@ func (p *httpHead) field(line []byte, h *Hint) Status {
 	if !ok || len(name) == 0 {
 		return h.malformed("header line without a name")
 	}
-	for _, c := range name {
-		if !isToken(c) {
-			return h.malformed("bad name of a header line")
-		}
+	if !isName(string(name)) {
+		return h.malformed("bad name of a header line")
 	}
 	if len(name) != 4 || !bytes.EqualFold(name, []byte("host")) {
 		return More
@@ -223,6 +221,16 @@ func knownMethod(m []byte) bool {
 
 func isAlnum(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
+
+// isName reports whether s is a token (RFC 9110 section 5.6.2), as methods and field names are.
+func isName(s string) bool {
+	for i := range len(s) {
+		if !isToken(s[i]) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // isToken reports whether c is a tchar (RFC 9110 section 5.6.2).

@@ -54,7 +54,15 @@ func (postgres) buffered() int { return 0 }
 
 // matchSSH recognises the identification string (RFC 4253 section 4.2) of SSH 2, and of 1.x which it once spoke too.
 func matchSSH(b []byte) match {
-	return max(matchPrefix(b, "SSH-2.0-"), matchPrefix(b, "SSH-1."))
+	return matchPrefixes(b, "SSH-2.0-", "SSH-1.")
+}
+
+func matchPrefixes(b []byte, prefixes ...string) match {
+	best := no
+	for _, p := range prefixes {
+		best = max(best, matchPrefix(b, p))
+	}
+	return best
 }
 
 func matchPrefix(b []byte, prefix string) match {
@@ -101,10 +109,11 @@ const h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 func matchH2(b []byte) match { return matchPrefix(b, h2Preface) }
 
-// Bounds of what may stand before the target of an HTTP request.
+// Bounds of what matchHTTP looks at: octets of empty lines before the request line (RFC 9112 section 2.2) and octets of
+// the method. What is longer may still be HTTP, and the end of the line tells.
 const (
-	maxBlank  = 8  // octets of empty lines before the request line (RFC 9112 section 2.2)
-	maxMethod = 32 // octets of the method
+	maxBlank  = 8
+	maxMethod = 32
 )
 
 // matchHTTP recognises what may be an HTTP/1 request line by its method and the first octet of the target. Many
@@ -114,17 +123,14 @@ func matchHTTP(b []byte) match {
 	for blank < len(b) && (b[blank] == '\r' || b[blank] == '\n') {
 		blank++
 	}
-	if blank > maxBlank {
-		return no
-	}
 	method := b[blank:]
 	n := 0
 	for n < len(method) && isToken(method[n]) {
 		n++
 	}
 	switch {
-	case n > maxMethod:
-		return no
+	case blank > maxBlank, n > maxMethod:
+		return yes
 	case n == len(method):
 		return maybe
 	case n == 0:
@@ -136,14 +142,8 @@ func matchHTTP(b []byte) match {
 	case n+1 == len(method):
 		return maybe
 	}
-	switch c := method[n+1]; c {
-	case '/', '*', '[':
-		return yes
-	case ' ', '\t':
-		return when(knownMethod(method[:n]))
-	default:
-		return when(isAlnum(c) || c == '_' || c == ':')
-	}
+	c := method[n+1]
+	return when(c == '/' || c == '*' || c == '[' || c == ':' || c == '_' || isAlnum(c) || knownMethod(method[:n]))
 }
 
 func when(ok bool) match {

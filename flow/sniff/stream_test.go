@@ -86,12 +86,15 @@ func tlsSamples() []sample {
 		{"odd cipher suites", record("\x01" + u24(helloFixed, u8(), u16("\x13"), u8("\x00"))), Done, bad("tls", "bad length of cipher_suites")},
 		{"no compression", record("\x01" + u24(helloFixed, u8(), u16("\x13\x01"), u8())), Done, bad("tls", "no compression method")},
 		{"hello too long", record(overlong), Done, bad("tls", "ClientHello of 65540 octets")},
-		{"alert inside the hello", record(hello(sni("a.example"))[:50]) + "\x15\x03\x01\x00\x02\x01\x00", Done, bad("tls", "another record inside the ClientHello")},
+		{"alert inside the hello", record(hello(sni("a.example"))[:50]) + "\x15\x03\x01\x00\x02\x01\x00", Done, bad("tls", "another record before the end of the ClientHello")},
 		{"empty record first", "\x16\x03\x01\x00\x00" + record(hello(sni("a.example"))), Done, bad("tls", "empty handshake record")},
 		{"empty record later", record("\x01\x00") + record(""), Done, bad("tls", "empty handshake record")},
 		{"record too long", "\x16\x03\x01\x40\x01\x01", Done, bad("tls", "record of more than 16384 octets")},
 		{"more records than are looked at", records(hello(sni("a.example"), ext(21, strings.Repeat("\x00", 20000))), 1), Done,
 			bad("tls", "the claim is not complete within the first octets that are looked at")},
+
+		{"warning before the hello", "\x15\x03\x01\x00\x02\x01\x5a" + record(hello(sni("a.example"))), Done,
+			bad("tls", "another record before the end of the ClientHello")},
 
 		{"incomplete", record(hello(sni("a.example")))[:70], More, Hint{Protocol: "tls"}},
 		{"alert", "\x15\x03\x01\x00\x02\x02\x28", Unknown, Hint{}},
@@ -113,6 +116,8 @@ func httpSamples() []sample {
 		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, httpHint("a.example", 0)},
 		{"WebSocket", "GET /s HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\n\r\n", Done, httpHint("a.example", 0)},
 		{"h2c upgrade", "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: h2c\r\n\r\n", Done, httpHint("a.example", 0)},
+		{"long method", strings.Repeat("X", 100) + " / HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, httpHint("a.example", 0)},
+		{"many empty lines first", strings.Repeat("\n", 100) + "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, httpHint("a.example", 0)},
 		{"empty lines first", "\r\n\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, httpHint("a.example", 0)},
 		{"octets above ASCII elsewhere", "GET /\xc3\xa4 HTTP/1.1\r\nX: \xe4\r\nHost: a.example\r\n\r\n", Done, httpHint("a.example", 0)},
 		{"IPv4 address", "GET / HTTP/1.1\r\nHost: 192.0.2.1:8080\r\n\r\n", Done, v4},
@@ -163,6 +168,8 @@ func httpSamples() []sample {
 		{"userinfo in the target", "GET http://u@a.example/ HTTP/1.1\r\n\r\n", Done, bad("http", `bad host: host name "u@a.example": octet 0x40 at 1 is not allowed`)},
 		{"backslash in the target", `GET http://a.example\@b.example/ HTTP/1.1` + crlf + crlf, Done,
 			bad("http", `bad host: host name "a.example\\@b.example": octet 0x5c at 9 is not allowed`)},
+		{"odd first octet of the target", "GET ?x HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, bad("http", "bad request target")},
+		{"words and a version", "x GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, bad("http", "bad request line")},
 		{"target that is none", "GET *x HTTP/1.1\r\n\r\n", Done, bad("http", "bad request target")},
 		{"two spaces", "GET  / HTTP/1.1\r\nHost: a.example\r\n\r\n", Done, bad("http", "bad request line")},
 		{"space behind the version", "GET / HTTP/1.1 \r\nHost: a.example\r\n\r\n", Done, bad("http", "bad request line")},
@@ -175,7 +182,9 @@ func httpSamples() []sample {
 			bad("http", "the claim is not complete within the first octets that are looked at")},
 
 		{"first line only", "GET / HTTP/1.1\r\nHost: a.example\r\n", More, Hint{Protocol: "http"}},
-		{"endless empty lines", strings.Repeat("\r\n", maxBlank), Unknown, Hint{}},
+		{"only empty lines", strings.Repeat("\r\n", maxBlank), More, Hint{Protocol: "http"}},
+		{"endless word", strings.Repeat("x", 100), More, Hint{Protocol: "http"}},
+		{"long word that is no method", strings.Repeat("x", 100) + "\r\n", Unknown, Hint{}},
 	}
 }
 

@@ -4,6 +4,7 @@ import "fmt"
 
 // Record layer, RFC 8446 section 5.1.
 const (
+	recordAlert     = 21
 	recordHandshake = 22
 	recordHeader    = 5
 	maxRecord       = 1 << 14
@@ -12,8 +13,13 @@ const (
 
 // matchTLS recognises a TLS record that begins a ClientHello. The version of the record is no part of the test beyond
 // what tells the protocol from others (RFC 8446: it "MUST be ignored for all purposes"; lax servers do ignore it).
-// Alerts and the other handshake messages are no beginning of a connection.
+// The other handshake messages are no beginning of a connection, nor are alerts; but servers pass over a warning and take
+// the hello behind it, so that is TLS with a claim that cannot be used.
 func matchTLS(b []byte) match {
+	if b[0] == recordAlert {
+		return matchPrefixes(b, "\x15\x03\x00\x00\x02\x01", "\x15\x03\x01\x00\x02\x01", "\x15\x03\x02\x00\x02\x01",
+			"\x15\x03\x03\x00\x02\x01", "\x15\x03\x04\x00\x02\x01")
+	}
 	switch {
 	case b[0] != recordHandshake || len(b) > 1 && b[1] >= 0x10:
 		return no
@@ -59,7 +65,7 @@ func (t *tlsHello) feed(b []byte, h *Hint) Status {
 			t.left = int(t.head[3])<<8 | int(t.head[4])
 			switch {
 			case t.head[0] != recordHandshake:
-				return h.malformed("another record inside the ClientHello")
+				return h.malformed("another record before the end of the ClientHello")
 			case t.left == 0:
 				return h.malformed("empty handshake record")
 			case t.left > maxRecord:
