@@ -211,7 +211,7 @@ func TestContract(t *testing.T) {
 		{"1 service labels are dropped", "a.example:5432", pub + ":5432 asked=_postgresql._tcp.a.example", "allow"},
 		{"1 a single underscore label is not", "a.example", pub + ":443 asked=_dmarc.a.example", "deny default"},
 		{"1 answers of other servers are no evidence", "a.example", pub + ":443 heard=a.example", "deny default"},
-		{"1 evidence belongs to a route", "a.example:443_via_tunnel", pub + ":443 asked=a.example route=direct", "deny port"},
+		{"1 evidence belongs to a route", "a.example:443_via_tunnel", pub + ":443 asked=a.example route=direct", "deny default"},
 		{"2 a claim is never enough alone", "a.example", pub + ":443 claim=a.example", "deny no-evidence ask"},
 		{"3 evidence and claim", "a.example", pub + ":443 asked=a.example claim=a.example", "allow"},
 		{"3 evidence and another allowed claim", "a.example b.example", pub + ":443 asked=a.example claim=b.example", "allow"},

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Error is one thing that is wrong in a rule or a policy file, told to the person who wrote it.
@@ -26,6 +27,41 @@ func (e *Error) Error() string {
 		b.WriteString(" (" + e.Fix + ")")
 	}
 	return b.String()
+}
+
+// maxSource is how much of a line is shown above a caret, in characters.
+const maxSource = 160
+
+// Report returns the error as a terminal shows it: where and what, the line with a caret under the character, the fix.
+// Each part ends in a newline.
+func (e *Error) Report() string {
+	var b strings.Builder
+	if e.File != "" {
+		fmt.Fprintf(&b, "%s:%d:%d: ", e.File, e.Line, e.Column)
+	}
+	b.WriteString(e.Msg + "\n")
+	if line := []rune(e.Source); len(line) > 0 && e.Column >= 1 && e.Column-1 <= len(line) && e.Column <= maxSource {
+		indent := strings.Map(func(r rune) rune {
+			if r == '\t' {
+				return r
+			}
+			return ' '
+		}, string(line[:e.Column-1]))
+		shown := strings.Map(printable, string(line[:min(len(line), maxSource)]))
+		fmt.Fprintf(&b, "  %s\n  %s^\n", shown, indent)
+	}
+	if e.Fix != "" {
+		b.WriteString("fix: " + e.Fix + "\n")
+	}
+	return b.String()
+}
+
+// printable keeps terminals safe from what a line may hold.
+func printable(r rune) rune {
+	if r == '\t' || unicode.IsPrint(r) {
+		return r
+	}
+	return '\uFFFD'
 }
 
 // Errors are all that was found wrong in one file, in the order of the text. errors.As finds the first *Error.

@@ -155,12 +155,7 @@ func (d *document) app(f *File, m member) App {
 	for _, s := range d.mapping(m.value, "an app", "command", "env", "route", "allow", "deny", "install") {
 		switch s.key {
 		case "command":
-			for _, t := range d.list(s.value, "command") {
-				a.Command = append(a.Command, t.text)
-			}
-			if len(a.Command) == 0 {
-				d.fail(s.value, "the command is empty", "write the program and its arguments, as in command: [npx, -y, server], or remove the key")
-			}
+			a.Command = d.command(s.value)
 		case "env":
 			a.Env = d.env(s.value)
 		case "route":
@@ -181,6 +176,22 @@ func (d *document) app(f *File, m member) App {
 		}
 	}
 	return a
+}
+
+func (d *document) command(n ast.Node) []string {
+	if s, ok := n.(*ast.SequenceNode); ok && len(s.Values) == 0 {
+		d.fail(n, "the command is empty", "write the program and its arguments, as in command: [npx, -y, server], or remove the key")
+		return nil
+	}
+	if s, ok := n.(*ast.StringNode); ok {
+		d.fail(n, "command is a list, not a text: no shell takes it apart", "write ["+strings.Join(strings.Fields(s.Value), ", ")+"]")
+		return nil
+	}
+	var words []string
+	for _, t := range d.list(n, "command") {
+		words = append(words, t.text)
+	}
+	return words
 }
 
 func (d *document) env(n ast.Node) []string {

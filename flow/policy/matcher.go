@@ -206,8 +206,15 @@ func (s *portSet) add(ports Ports) {
 		ports.Ranges = []PortRange{{0, 65535}}
 	}
 	for _, r := range ports.Ranges {
-		for p := int(r.From); p <= int(r.To); p++ {
-			s[p>>6] |= 1 << (p & 63)
+		for w := r.From >> 6; w <= r.To>>6; w++ {
+			word := ^uint64(0)
+			if w == r.From>>6 {
+				word &= ^uint64(0) << (r.From & 63)
+			}
+			if w == r.To>>6 {
+				word &= ^uint64(0) >> (63 - r.To&63)
+			}
+			s[w] |= word
 		}
 	}
 }

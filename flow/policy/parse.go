@@ -145,7 +145,8 @@ func (p *ruleParser) name(r *Rule, start int, name string) *Error {
 }
 
 func (p *ruleParser) wildcard(r *Rule) *Error {
-	start, word := p.off, p.word(":/")
+	start := p.off
+	word := p.word(":/")
 	if word == "*" {
 		return p.fail(start, "* is not a target", "write @public for every public address, or @any")
 	}
@@ -154,7 +155,7 @@ func (p *ruleParser) wildcard(r *Rule) *Error {
 		return p.fail(start, "a wildcard is *. and a name", "write *."+strings.TrimLeft(word, "*."))
 	}
 	if i := strings.IndexByte(suffix, '*'); i >= 0 {
-		return p.fail(start+2+i, "a rule has one wildcard, at its beginning", "write *."+suffix[strings.LastIndexByte(suffix, '*')+1:])
+		return p.fail(start+2+i, "a rule has one wildcard, at its beginning", "write *"+suffix[strings.LastIndexByte(suffix, '*')+1:])
 	}
 	n, err := hostname.FromUser(suffix)
 	if err != nil {
@@ -206,17 +207,18 @@ func (p *ruleParser) bracketed(r *Rule) *Error {
 
 // bareIPv6 reads an IPv6 address or CIDR without brackets, which can have no ports: the last group would be one.
 func (p *ruleParser) bareIPv6(r *Rule) *Error {
-	start, word := p.off, p.word("/")
+	start := p.off
+	word := p.word("/")
 	if bits, ok := leadingBits(p.rest()); ok {
 		word += "/" + bits
 		p.off += 1 + len(bits)
 	}
 	prefix, msg, fix := parsePrefix(word)
 	if msg != "" {
-		if strings.Contains(word, "/") || strings.IndexAny(word, "[]") >= 0 {
-			return p.fail(start, msg, fix)
+		if strings.HasSuffix(msg, "is no address") {
+			fix = "write IPv6 addresses with ports as [ADDRESS]:PORTS"
 		}
-		return p.fail(start, msg, "write IPv6 addresses with ports as [ADDRESS]:PORTS")
+		return p.fail(start, msg, fix)
 	}
 	r.Target = Target{Kind: PrefixTarget, Prefix: prefix}
 	return nil
@@ -262,7 +264,8 @@ func (p *ruleParser) ports(r *Rule) *Error {
 }
 
 func (p *ruleParser) portRange(r *Rule) *Error {
-	at, word := p.off, p.word(",/")
+	at := p.off
+	word := p.word(",/")
 	if word == "*" {
 		r.Ports.All = true
 		return nil
