@@ -27,16 +27,11 @@ func (s *Server) handle(ctx context.Context, raw []byte, server string, limit in
 	if limit == 0 {
 		limit = udpSize(q)
 	}
+	start := time.Now()
 	if rcode != dns.RcodeSuccess {
-		if rcode == dns.RcodeFormatError {
-			s.counters.malformed.Add(1)
-		} else {
-			s.counters.refused.Add(1)
-		}
-		return s.pack(q, reply(q, rcode), limit)
+		return s.refuse(q, rcode, server, limit)
 	}
 	s.counters.queries.Add(1)
-	start := time.Now()
 	var out outcome
 	if s.enter() {
 		out = s.resolve(ctx, q)
@@ -47,6 +42,20 @@ func (s *Server) handle(ctx context.Context, raw []byte, server string, limit in
 	answer := s.pack(q, out.msg, limit)
 	s.note(q.Question[0], server, out, start, false)
 	return answer
+}
+
+// refuse answers a message whose name nobody looks at, and records the question if there is one.
+func (s *Server) refuse(q *dns.Msg, rcode int, server string, limit int) []byte {
+	if rcode == dns.RcodeFormatError {
+		s.counters.malformed.Add(1)
+	} else {
+		s.counters.refused.Add(1)
+	}
+	out := outcome{msg: reply(q, rcode), verdict: Verdict{Rule: "builtin:dns", Reason: "malformed"}}
+	if len(q.Question) == 1 {
+		s.note(q.Question[0], server, out, time.Now(), false)
+	}
+	return s.pack(q, out.msg, limit)
 }
 
 // note records one question.

@@ -14,30 +14,31 @@ import (
 
 // world is the upstream of most tests here.
 var world = zone{
-	"api.test. A":                 {"api.test. 60 A 192.0.2.1"},
-	"api.test. AAAA":              {"api.test. 60 AAAA 2001:db8::1"},
-	"www.example. A":              {"www.example. 60 CNAME www.cdn.test.", "www.cdn.test. 60 A 192.0.2.2"},
-	"cloaked.example. A":          {"cloaked.example. 60 CNAME x.evil.test.", "x.evil.test. 60 A 192.0.2.3"},
-	"rebind.example. A":           {"rebind.example. 0 A 10.0.0.1"},
-	"rebind.example. AAAA":        {"rebind.example. 0 AAAA ::ffff:10.0.0.1"},
-	"mixed.example. A":            {"mixed.example. 0 A 10.0.0.1", "mixed.example. 0 A 192.0.2.4", "mixed.example. 0 RRSIG A 8 2 60 20300101000000 20200101000000 1 example. AAAA"},
-	"db.corp.example. A":          {"db.corp.example. 60 A 10.0.1.50"},
-	"beside.example. A":           {"beside.example. 60 A 192.0.2.5", "bank.example. 60 A 203.0.113.6", "+ns.example. 60 A 10.9.9.9", "+ns.example. 60 A 192.0.2.53"},
-	"ech.example. HTTPS":          {"ech.example. 60 HTTPS 1 . mandatory=ech,ipv4hint alpn=h2,h3 ipv4hint=192.0.2.6,10.0.0.1 ech=AEX+DQBB ipv6hint=2001:db8::6"},
-	"_x._tcp.example. SRV":        {"_x._tcp.example. 60 SRV 0 0 443 host.example.", "+host.example. 60 A 192.0.2.7"},
-	"txt.example. TXT":            {`txt.example. 60 TXT "v=1"`},
-	"odd.example. TYPE65280":      {`odd.example. 60 TYPE65280 \# 3 010203`},
-	"any.example. ANY":            {"any.example. 60 A 192.0.2.8", "any.example. 60 AAAA 2001:db8::8", `any.example. 60 TXT "x"`},
-	"empty.example. A":            {},
-	"onion.test. A":               {"onion.test. 60 A 192.0.2.9"},
-	"blocked.test. A":             {"blocked.test. 60 A 192.0.2.10"},
-	"1.2.0.192.in-addr.arpa. PTR": {"1.2.0.192.in-addr.arpa. 60 PTR api.test."},
-	"use-application-dns.net. A":  {"use-application-dns.net. 60 A 192.0.2.11"},
-	"_dns.resolver.arpa. SVCB":    {"_dns.resolver.arpa. 60 SVCB 1 dot.test. alpn=dot"},
-	"wpad.example. A":             {"wpad.example. 60 A 192.0.2.12"},
-	"metadata.google.internal. A": {"metadata.google.internal. 60 A 169.254.169.254"},
-	`my\ printer.local. A`:        {`my\ printer.local. 60 A 192.0.2.13`},
-	". NS":                        {". 60 NS a.root.test."},
+	"api.test. A":                     {"api.test. 60 A 192.0.2.1"},
+	"api.test. AAAA":                  {"api.test. 60 AAAA 2001:db8::1"},
+	"www.example. A":                  {"www.example. 60 CNAME www.cdn.test.", "www.cdn.test. 60 A 192.0.2.2"},
+	"cloaked.example. A":              {"cloaked.example. 60 CNAME x.evil.test.", "x.evil.test. 60 A 192.0.2.3"},
+	"rebind.example. A":               {"rebind.example. 0 A 10.0.0.1"},
+	"rebind.example. AAAA":            {"rebind.example. 0 AAAA ::ffff:10.0.0.1"},
+	"mixed.example. A":                {"mixed.example. 0 A 10.0.0.1", "mixed.example. 0 A 192.0.2.4", "mixed.example. 0 RRSIG A 8 2 60 20300101000000 20200101000000 1 example. AAAA"},
+	"db.corp.example. A":              {"db.corp.example. 60 A 10.0.1.50"},
+	"beside.example. A":               {"beside.example. 60 A 192.0.2.5", "bank.example. 60 A 203.0.113.6", "+ns.example. 60 A 10.9.9.9", "+ns.example. 60 A 192.0.2.53"},
+	"ech.example. HTTPS":              {"ech.example. 60 HTTPS 1 . mandatory=ech,ipv4hint alpn=h2,h3 ipv4hint=192.0.2.6,10.0.0.1 ech=AEX+DQBB ipv6hint=2001:db8::6"},
+	"_x._tcp.example. SRV":            {"_x._tcp.example. 60 SRV 0 0 443 host.example.", "+host.example. 60 A 192.0.2.7"},
+	"_8443._https.svc.example. HTTPS": {"_8443._https.svc.example. 60 HTTPS 1 . ipv4hint=192.0.2.14"},
+	"txt.example. TXT":                {`txt.example. 60 TXT "v=1"`},
+	"odd.example. TYPE65280":          {`odd.example. 60 TYPE65280 \# 3 010203`},
+	"any.example. ANY":                {"any.example. 60 A 192.0.2.8", "any.example. 60 AAAA 2001:db8::8", `any.example. 60 TXT "x"`},
+	"empty.example. A":                {},
+	"onion.test. A":                   {"onion.test. 60 A 192.0.2.9"},
+	"blocked.test. A":                 {"blocked.test. 60 A 192.0.2.10"},
+	"1.2.0.192.in-addr.arpa. PTR":     {"1.2.0.192.in-addr.arpa. 60 PTR api.test."},
+	"use-application-dns.net. A":      {"use-application-dns.net. 60 A 192.0.2.11"},
+	"_dns.resolver.arpa. SVCB":        {"_dns.resolver.arpa. 60 SVCB 1 dot.test. alpn=dot"},
+	"wpad.example. A":                 {"wpad.example. 60 A 192.0.2.12"},
+	"metadata.google.internal. A":     {"metadata.google.internal. 60 A 169.254.169.254"},
+	`my\ printer.local. A`:            {`my\ printer.local. 60 A 192.0.2.13`},
+	". NS":                            {". 60 NS a.root.test."},
 }
 
 func TestPipeline(t *testing.T) {
@@ -76,6 +77,7 @@ func TestPipeline(t *testing.T) {
 		{name: "HTTPS in audit is whole", q: "ech.example HTTPS", audit: true, answers: []string{`1 . mandatory="ech,ipv4hint" alpn="h2,h3" ipv4hint="192.0.2.6,10.0.0.1" ech="AEX+DQBB" ipv6hint="2001:db8::6"`}, verdict: "allow", rule: "flag:1"},
 		{name: "HTTPS hints where there is no IPv6", q: "ech.example HTTPS", noIPv6: true, answers: []string{`1 . mandatory="ipv4hint" alpn="h2,h3" ipv4hint="192.0.2.6"`}, verdict: "allow", reason: "rebinding", rule: "flag:1"},
 		{name: "SRV is judged by its host; additional addresses are no evidence", q: "_x._tcp.example SRV", answers: []string{"0 0 443 host.example."}, verdict: "allow", rule: "flag:1", binds: []string{"192.0.2.7"}},
+		{name: "a service name binds its host", q: "_8443._https.svc.example HTTPS", answers: []string{`1 . ipv4hint="192.0.2.14"`}, verdict: "allow", rule: "flag:1", binds: []string{"192.0.2.14 svc.example"}},
 		{name: "SRV of a blocked host", q: "_x._tcp.blocked.test SRV", rcode: dns.RcodeNameError, verdict: "deny", reason: "dns-blocked", rule: "builtin:default", silent: true},
 		{name: "TXT", q: "txt.example TXT", answers: []string{`"v=1"`}, verdict: "allow", rule: "flag:1"},
 		{name: "a type nobody knows", q: "odd.example TYPE65280", answers: []string{`\# 3 010203`}, verdict: "allow", rule: "flag:1"},
@@ -203,8 +205,14 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			up := &spy{Upstream: world}
-			s, _ := enforcing(up)
+			s, rec := enforcing(up)
 			b := s.handle(t.Context(), c.raw, "", 0)
+			if got := rec.list(); len(got) > 1 || len(got) == 1 && (got[0].Verdict != "deny" || got[0].Reason != "malformed" || got[0].Rcode != rcodeName(c.rcode)) {
+				t.Errorf("recorded %+v", got)
+			}
+			if (c.rcode == dns.RcodeRefused) != (len(rec.list()) == 1 && c.rcode == dns.RcodeRefused) {
+				t.Errorf("refused without a record")
+			}
 			if c.rcode < 0 {
 				if b != nil {
 					t.Fatalf("answered %x", b)

@@ -45,6 +45,9 @@ func typeName(t uint16) string { return dns.Type(t).String() }
 
 // rcodeName is the name of a response code, RCODE and a number for those without one.
 func rcodeName(rcode int) string {
+	if rcode == dns.RcodeBadVers {
+		return "BADVERS" // miekg/dns has the TSIG name of the same number
+	}
 	if n, ok := dns.RcodeToString[rcode]; ok {
 		return n
 	}

@@ -53,7 +53,7 @@ type Query struct {
 }
 
 // Server answers the questions of one sandbox. Upstream and Decide are needed; the zero value of every other field is
-// usable. Fields must not change once a method was called.
+// usable. Once a method was called, fields must not change and the Server must not be copied.
 type Server struct {
 	Upstream Upstream
 	Memory   *Memory // where evidence goes; nil keeps none
@@ -64,7 +64,8 @@ type Server struct {
 	Decide func(name string, qtype uint16) Verdict
 	// DecideChain judges the CNAME chain members of an answer; only a deny has an effect. Nil allows.
 	DecideChain func(names []string) Verdict
-	// Answer says whether an answer for name may carry addr (rebinding), and if not why. Nil keeps all.
+	// Answer says whether an answer for name may carry addr (rebinding), and if not why. Nil keeps all. The address is as
+	// the record has it: IPv4 embedded in IPv6 stays embedded.
 	Answer func(name string, addr netip.Addr) (keep bool, reason string)
 	// Record is called once for each question, from many goroutines; it must not block. Nil records nothing.
 	Record func(Query)
