@@ -267,6 +267,9 @@ func (d *dataPath) openGate() error {
 			if !ok {
 				return nil
 			}
+			for len(p.Args) > 0 && p.Args[len(p.Args)-1] == "" { // what a program that renamed itself leaves behind
+				p.Args = p.Args[:len(p.Args)-1]
+			}
 			return &event.Process{PID: p.PID, Exe: p.Exe, Args: p.Args}
 		},
 	}

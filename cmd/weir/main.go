@@ -18,6 +18,8 @@ func main() {
 		sandbox.InitMain()
 	case isDataPath():
 		dataPathMain()
+	case os.Args[0] == probeTProxyName:
+		probeTProxyMain()
 	default:
 		os.Exit(Main(os.Args[1:]))
 	}

@@ -63,6 +63,7 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
 		},
 	}
 	f.register(cmd)
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitError{statusBeforeStart, err} })
 	return cmd
 }
 
@@ -182,7 +183,7 @@ func (p *plan) checkCommand() error {
 			}
 		}
 		p.env = append(slices.Clone(app.Env), p.env...)
-		p.policy.install = len(app.Install) > 0
+		p.policy.install = len(app.InstallAllow) > 0
 	}
 	if len(p.command) == 0 {
 		return hint(errors.New("no command given"), "weir run -- CMD ARG...")

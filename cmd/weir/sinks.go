@@ -56,12 +56,14 @@ func (n *notices) flow(name string, dst netip.AddrPort, proto, reason string) {
 	if proto == "icmp" {
 		shown = dst.Addr().String() + " (ping)"
 	}
-	rule := allowRule(name, dst, proto, reason)
-	if rule == "" {
+	switch rule := allowRule(name, dst, proto, reason); {
+	case rule == "":
 		n.ui.sayf("denied %s (%s)", shown, reason)
-		return
+	case dst.Addr().IsLoopback() && proto == "tcp":
+		n.ui.sayf("denied %s (%s); allow it with --host-port %d", shown, reason, dst.Port())
+	default:
+		n.ui.sayf("denied %s (%s); allow it with --allow %s", shown, reason, rule)
 	}
-	n.ui.sayf("denied %s (%s); allow it with --allow %s", shown, reason, rule)
 }
 
 // allowRule is the narrowest rule that would have let the flow pass; empty where a rule is not what is missing.

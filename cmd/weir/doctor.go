@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/internal/ping"
+	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/sandbox"
+	"github.com/weir-dev/weir/tproxy"
+)
+
+// finding is what doctor found out about one thing, by doing it.
+type finding struct {
+	ID      string `json:"id"`
+	Status  string `json:"status"` // pass, warn, fail, skip
+	Summary string `json:"summary"`
+	Fix     string `json:"fix,omitempty"`
+}
+
+// probe is one thing that doctor does.
+type probe struct {
+	id  string
+	try func() finding
+}
+
+// probes are what weir needs of a host, most needed first.
+func probes() []probe {
+	return []probe{
+		{"user-namespaces", probeUserNamespaces},
+		{"apparmor", probeAppArmor},
+		{"sandbox-tap", func() finding { return probeSandbox("tap") }},
+		{"sandbox-veth", func() finding { return probeSandbox("veth") }},
+		{"nft-tproxy", probeTProxy},
+		{"ping", probePing},
+		{"resolver", probeResolver},
+		{"ipv6", probeIPv6},
+		{"subuids", probeSubuids},
+	}
+}
+
+func newDoctorCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:     "doctor",
+		Short:   "Find out what this machine can do, by doing it",
+		Long:    "Try everything that weir needs of a host and say what fails and how to mend it.\n\nExit status: 0, or 2 when something that weir cannot do without is missing.",
+		Example: "  weir doctor\n  weir doctor --json | jq 'map(select(.status != \"pass\"))'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var findings []finding
+			for _, p := range probes() {
+				f := p.try()
+				f.ID = p.id
+				findings = append(findings, f)
+			}
+			findings = judgeLinks(findings)
+			if !g.json {
+				for _, f := range findings {
+					writeFinding(cmd.OutOrStdout(), f, wantsColor(os.Stdout) && !g.noColor)
+				}
+			} else {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetEscapeHTML(false)
+				enc.SetIndent("", "  ")
+				if err := enc.Encode(findings); err != nil {
+					return err
+				}
+			}
+			for _, f := range findings {
+				if f.Status == "fail" {
+					return exitError{status: 2}
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// judgeLinks makes the lack of both kinds of link a failure: one of them is enough.
+func judgeLinks(findings []finding) []finding {
+	works := false
+	for _, f := range findings {
+		works = works || strings.HasPrefix(f.ID, "sandbox-") && f.Status == "pass"
+	}
+	for i := range findings {
+		if !works && strings.HasPrefix(findings[i].ID, "sandbox-") {
+			findings[i].Status = "fail"
+		}
+	}
+	return findings
+}
+
+var statusColors = map[string]string{"pass": "32", "warn": "33", "fail": "31", "skip": "2"}
+
+func writeFinding(w io.Writer, f finding, color bool) {
+	status := fmt.Sprintf("%-4s", f.Status)
+	if color {
+		status = "\x1b[" + statusColors[f.Status] + "m" + status + "\x1b[0m"
+	}
+	fmt.Fprintf(w, "%s  %-16s %s\n", status, f.ID, event.Escape(f.Summary))
+	if f.Fix != "" {
+		fmt.Fprintf(w, "      %-16s fix: %s\n", "", event.Escape(f.Fix))
+	}
+}
+
+// probeUserNamespaces runs a program in new user and network namespaces.
+func probeUserNamespaces() finding {
+	if err := inNamespaces(exec.Command("true")); err != nil {
+		return finding{Status: "fail", Summary: "user namespaces cannot be made: " + err.Error(), Fix: namespaceFix(err)}
+	}
+	return finding{Status: "pass", Summary: "an ordinary user can make user and network namespaces"}
+}
+
+// inNamespaces runs cmd in user and network namespaces of its own, with all capabilities over them.
+func inNamespaces(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	out, err := cmd.CombinedOutput()
+	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
+		return errors.New(text)
+	}
+	return err
+}
+
+func probeAppArmor() finding {
+	switch sysctl("kernel/apparmor_restrict_unprivileged_userns") {
+	case "":
+		return finding{Status: "pass", Summary: "this kernel has no AppArmor restriction of user namespaces"}
+	case "0":
+		return finding{Status: "pass", Summary: "AppArmor does not restrict user namespaces"}
+	}
+	if inNamespaces(exec.Command("true")) == nil {
+		return finding{Status: "pass", Summary: "AppArmor restricts user namespaces, but not for weir"}
+	}
+	return finding{Status: "fail", Summary: "AppArmor restricts user namespaces, for weir too",
+		Fix: "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"}
+}
+
+// probeSandbox builds the walls around nothing.
+func probeSandbox(link string) finding {
+	home, _ := os.UserHomeDir()
+	box, err := sandbox.Start(sandbox.Spec{
+		Command: []string{"true"}, Env: []string{"PATH=/usr/bin:/bin"}, Link: link, HomePath: home,
+		Addr4: guest4, Gateway4: gateway4, Addr6: guest6, Gateway6: gateway6, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
+		Nameservers: []netip.Addr{gateway4},
+	})
+	if err != nil {
+		var h hinted
+		f := finding{Status: "warn", Summary: "no sandbox with a " + link + " link: " + err.Error()}
+		if errors.As(withHint(err), &h) {
+			f.Fix = h.fix
+		}
+		return f
+	}
+	defer box.Close()
+	file, info := box.Link()
+	defer file.Close()
+	return finding{Status: "pass", Summary: fmt.Sprintf("a sandbox with a %s link works, segmentation offload: %v", info.Kind, info.TSO)}
+}
+
+// probeTProxyName is argv[0] of the process that asks the kernel for a TPROXY rule.
+const probeTProxyName = "weir-probe-tproxy"
+
+func probeTProxy() finding {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{probeTProxyName}
+	if err := inNamespaces(cmd); err != nil {
+		return finding{Status: "warn", Summary: "no nftables TPROXY without privileges: " + err.Error(),
+			Fix: "sudo modprobe -a nf_tables nft_tproxy nf_tproxy_ipv4 nf_tproxy_ipv6 (only the tproxy door needs it)"}
+	}
+	return finding{Status: "pass", Summary: "nftables TPROXY works in a namespace of one's own"}
+}
+
+// probeTProxyMain is that process.
+func probeTProxyMain() {
+	if err := tproxy.Probe(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func probePing() finding {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c, err := ping.Dial(ctx, netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		return finding{Status: "warn", Summary: "ping cannot be carried: " + err.Error(), Fix: `sudo sysctl -w net.ipv4.ping_group_range="0 2147483647"`}
+	}
+	c.Close()
+	return finding{Status: "pass", Summary: "ping can be carried"}
+}
+
+func probeResolver() finding {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := (&resolver.Host{}).Probe(ctx); err != nil {
+		return finding{Status: "warn", Summary: "the host's resolvers do not answer: " + err.Error(), Fix: "check the nameserver lines of /etc/resolv.conf"}
+	}
+	return finding{Status: "pass", Summary: "the host's resolvers answer"}
+}
+
+func probeIPv6() finding {
+	if hostHasIPv6() {
+		return finding{Status: "pass", Summary: "the host has IPv6, so sandboxes do"}
+	}
+	return finding{Status: "skip", Summary: "the host has no IPv6 address, so sandboxes have none"}
+}
+
+func probeSubuids() finding {
+	me, err := user.Current()
+	if err != nil {
+		return finding{Status: "skip", Summary: "who I am is unknown: " + err.Error()}
+	}
+	fix := fmt.Sprintf("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s (only --profile engine needs it)", me.Username)
+	b, err := os.ReadFile("/etc/subuid")
+	if errors.Is(err, fs.ErrNotExist) || !hasSubuids(string(b), me) {
+		return finding{Status: "warn", Summary: "no range of subordinate uids for " + me.Username, Fix: fix}
+	}
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		return finding{Status: "warn", Summary: "newuidmap is not installed", Fix: "sudo apt-get install uidmap (only --profile engine needs it)"}
+	}
+	return finding{Status: "pass", Summary: "subordinate uids for " + me.Username}
+}
+
+func hasSubuids(file string, me *user.User) bool {
+	for line := range strings.Lines(file) {
+		if name, _, ok := strings.Cut(line, ":"); ok && (name == me.Username || name == me.Uid) {
+			return true
+		}
+	}
+	return false
+}
