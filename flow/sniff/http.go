@@ -97,11 +97,7 @@ func (p *httpHead) requestLine(line []byte, h *Hint) Status {
 	case !three && method == "GET" && strings.HasPrefix(target, "/") && !strings.Contains(target, "\t"):
 		return Done // HTTP/0.9, which names no host
 	case !three, !isName(method), target == "", strings.Contains(target, "\t"), !isHTTP1(version):
-		bad := "bad request line"
-		if last := line[bytes.LastIndexAny(line, " \t")+1:]; len(last) > 5 && strings.EqualFold(string(last[:5]), "HTTP/") {
-			return h.malformed(bad)
-		}
-		return p.refuse(line, h, bad)
+		return p.refuse(line, h, "bad request line")
 	}
 	p.begun = true
 	var bad string
@@ -197,10 +193,13 @@ func isHTTP1(version string) bool {
 	return len(version) == len(want)+1 && version[:len(want)] == want && '0' <= version[len(want)] && version[len(want)] <= '9'
 }
 
-// surelyHTTP reports whether a line that is no proper request line was meant as one: a method of HTTP, then space, then
-// the beginning of a target. Lines of other protocols that come near: SIP and RTSP ("OPTIONS sip:..."), Redis
+// surelyHTTP reports whether a line that is no proper request line was meant as one: its last word is a version, or it
+// has a method of HTTP, then space, then the beginning of a target. Lines of other protocols that come near: SIP and RTSP ("OPTIONS sip:..."), Redis
 // ("GET key"), NATS ("CONNECT {").
 func surelyHTTP(line []byte) bool {
+	if last := line[bytes.LastIndexAny(line, " \t")+1:]; len(last) > 5 && strings.EqualFold(string(last[:5]), "HTTP/") {
+		return true
+	}
 	n := bytes.IndexAny(line, " \t")
 	if n < 0 || !knownMethod(line[:n]) || n+1 == len(line) {
 		return false

@@ -157,6 +157,7 @@ func httpSamples() []sample {
 		{"no name", "GET / HTTP/1.1\r\n: a.example\r\n\r\n", Done, bad("http", "header line without a name")},
 		{"bare LF", "GET / HTTP/1.1\r\nX: y\nHost: a.example\r\n\r\n", Done, bad("http", "bare CR or LF in the head")},
 		{"bare LF in the first line", "GET / HTTP/1.1\nHost: a.example\n\n", Done, bad("http", "bare CR or LF in the head")},
+		{"bare LF, unknown method", "FROBNICATE * HTTP/1.1\nHost: a.example\n\n", Done, bad("http", "bare CR or LF in the head")},
 		{"bare CR", "GET / HTTP/1.1\r\nX: y\rHost: b.example\r\nHost: a.example\r\n\r\n", Done, bad("http", "bare CR or LF in the head")},
 		{"two CR", "GET / HTTP/1.1\r\nHost: a.example\r\r\n\r\n", Done, bad("http", "bare CR or LF in the head")},
 		{"NUL", "GET / HTTP/1.1\r\nHost: a.example\x00.b.example\r\n\r\n", Done, bad("http", "control character in the head")},

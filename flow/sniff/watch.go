@@ -12,6 +12,9 @@ import "bytes"
 //
 // Nor does it stop at the first hello: an argument of a command may hold the image of one.
 //
+// Feed it from where the judgement ended: from the first byte on when the [Stream] said [Unknown] (a command and a hello
+// may share a segment), from behind its hello or head otherwise; the bytes that were held count too.
+//
 // Limit: a hello after more than [MaxWatch] octets of plaintext is not seen.
 type Watch struct {
 	passed int    // octets that were no part of a hello
