@@ -187,9 +187,14 @@ func makeFile(at int, name string) error {
 	return err
 }
 
-// symlink makes name, a direct child of the root, point to target.
+// symlink makes name point to target.
 func (r root) symlink(target, name string) error {
-	if err := unix.Symlinkat(target, r.fd, strings.TrimPrefix(name, "/")); err != nil {
+	dir, err := r.makeEntry(path.Dir(name), true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	if err := unix.Symlinkat(target, dir, path.Base(name)); err != nil {
 		return &SetupError{Step: StepMount, Path: name, Err: fmt.Errorf("make symlink: %w", err)}
 	}
 	return nil

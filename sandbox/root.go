@@ -3,34 +3,16 @@
 package sandbox
 
 import (
-	"cmp"
-	"errors"
-	"io/fs"
 	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// systemDirs are the children of the root directory that hold programs, libraries and configuration.
-var systemDirs = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "nix", "gnu", "snap"}
-
-// deviceNodes are the devices inside; none of them reaches hardware or network.
-var deviceNodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
-
 // newRootAt is where the new root is put together, in our own mount namespace only. It exists wherever a binary could
 // be executed by way of /proc/self/exe, and nothing needs what it covers.
 const newRootAt = "/proc"
-
-// graft is a host path, already open, and its place inside.
-type graft struct {
-	tree tree
-	at   string
-}
 
 // buildRoot makes CMD's file system and enters it. All of the host's paths are opened first, so that what is covered
 // first does not matter.
@@ -80,76 +62,6 @@ func buildRoot(o orders, proc tree) error {
 	return r.enter()
 }
 
-// collect opens every host path that is to be seen inside, parents before children.
-func collect(spec Spec) ([]graft, error) {
-	var grafts []graft
-	add := func(host, inside string, flags uint64) error {
-		t, err := cloneTree(unix.AT_FDCWD, host, flags)
-		if err == nil {
-			grafts = append(grafts, graft{t, path.Clean(inside)})
-		}
-		return err
-	}
-	if spec.FS == "private" {
-		for _, name := range append(directSystemDirs(), "/var/lib/ca-certificates") {
-			if err := add(name, name, flagsReadOnly); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-		}
-	}
-	if spec.Home != "" {
-		if err := add(spec.Home, spec.HomePath, flagsWritable); err != nil {
-			return nil, err
-		}
-	} else if spec.FS == "private" {
-		t, err := newTree("tmpfs", flagsWritable, "mode=0700")
-		if err != nil {
-			return nil, err
-		}
-		grafts = append(grafts, graft{t, path.Clean(spec.HomePath)})
-	}
-	for _, p := range spec.ReadOnly {
-		if err := add(p, p, flagsReadOnly); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	for _, sh := range spec.Shares {
-		flags := uint64(flagsWritable)
-		if sh.ReadOnly {
-			flags = flagsReadOnly
-		}
-		if err := add(sh.Host, sh.Inside, flags); err != nil {
-			return nil, err
-		}
-	}
-	depth := func(g graft) int { return strings.Count(g.at, "/") }
-	slices.SortStableFunc(grafts, func(a, b graft) int { return cmp.Compare(depth(a), depth(b)) })
-	return grafts, nil
-}
-
-// directSystemDirs are those of systemDirs that are directories; the others are links that newRoot makes again.
-func directSystemDirs() []string {
-	var dirs []string
-	for _, name := range systemDirs {
-		if fi, err := os.Lstat("/" + name); err == nil && fi.IsDir() {
-			dirs = append(dirs, "/"+name)
-		}
-	}
-	return dirs
-}
-
-func collectDevices() ([]graft, error) {
-	var grafts []graft
-	for _, name := range deviceNodes {
-		t, err := cloneTree(unix.AT_FDCWD, "/dev/"+name, flagsDevice)
-		if err != nil {
-			return nil, err
-		}
-		grafts = append(grafts, graft{t, "/dev/" + name})
-	}
-	return grafts, nil
-}
-
 // newRoot makes the directory to build in: for FS "private" an empty file system in memory, for "host" the host's.
 func newRoot(fsMode string) (root, error) {
 	open := func(p string) (root, error) {
@@ -162,12 +74,6 @@ func newRoot(fsMode string) (root, error) {
 	if fsMode == "host" {
 		return open("/")
 	}
-	links := map[string]string{}
-	for _, name := range systemDirs {
-		if to, err := os.Readlink("/" + name); err == nil {
-			links[name] = to
-		}
-	}
 	t, err := newTree("tmpfs", flagsWritable, "mode=0755", "size=4m")
 	if err != nil {
 		return root{}, err
@@ -179,16 +85,7 @@ func newRoot(fsMode string) (root, error) {
 	if err := t.attach(at.fd, "/"); err != nil {
 		return root{}, err
 	}
-	r, err := open(newRootAt)
-	if err != nil {
-		return root{}, err
-	}
-	for name, to := range links {
-		if err := r.symlink(to, name); err != nil {
-			return root{}, err
-		}
-	}
-	return r, nil
+	return open(newRootAt)
 }
 
 // mountVolatile makes the directories that live in memory and end with the sandbox.
@@ -226,11 +123,11 @@ func (r root) mountVolatile(private bool) error {
 		return nil
 	}
 	if to, err := os.Readlink("/run/current-system"); err == nil { // where NixOS has its programs
-		if err := r.symlink(to, "run/current-system"); err != nil {
+		if err := r.symlink(to, "/run/current-system"); err != nil {
 			return err
 		}
 	}
-	return r.symlink("../run", "var/run")
+	return r.symlink("../run", "/var/run")
 }
 
 // isDir does not follow symbolic links.
@@ -257,7 +154,7 @@ func (r root) mountDevices(devices []graft) error {
 		"ptmx": "pts/ptmx", "fd": "/proc/self/fd",
 		"stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
 	} {
-		if err := r.symlink(to, "dev/"+name); err != nil {
+		if err := r.symlink(to, "/dev/"+name); err != nil {
 			return err
 		}
 	}
@@ -266,7 +163,13 @@ func (r root) mountDevices(devices []graft) error {
 
 func (r root) mountGrafts(grafts []graft) error {
 	for _, g := range grafts {
-		if err := r.mount(g.tree, g.at); err != nil {
+		var err error
+		if g.link != "" {
+			err = r.symlink(g.link, g.at)
+		} else {
+			err = r.mount(g.tree, g.at)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -304,24 +207,4 @@ func (r root) enter() error {
 		return fail(err)
 	}
 	return nil
-}
-
-// rootSecrets are what only root may read below /etc: without a capability root inside still owns these files.
-func rootSecrets() []string {
-	var hidden []string
-	filepath.WalkDir("/etc", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.Type()&fs.ModeSymlink != 0 {
-			return nil
-		}
-		fi, err := d.Info()
-		if err != nil || fi.Mode().Perm()&0o004 != 0 {
-			return nil
-		}
-		hidden = append(hidden, p)
-		if d.IsDir() {
-			return fs.SkipDir
-		}
-		return nil
-	})
-	return hidden
 }

@@ -58,18 +58,14 @@ func makePeer(spec Spec, inside int) (int, error) {
 	if err := errors.Join(h.LinkSetARPOff(link), noLinkLocal(h, link)); err != nil {
 		return -1, fmt.Errorf("silence veth peer: %w", err)
 	}
-	fd, err := openPacketSocket(link.Attrs().Index)
-	if err != nil {
-		return -1, err
-	}
 	if err := h.LinkSetUp(link); err != nil {
-		unix.Close(fd)
 		return -1, fmt.Errorf("set veth peer up: %w", err)
 	}
-	return fd, nil
+	return openPacketSocket(link.Attrs().Index)
 }
 
-// openPacketSocket binds to one interface. Until then it has protocol 0 and receives nothing.
+// openPacketSocket binds to one interface, which is up: otherwise the first read would say that it is not. Until bound
+// the socket has protocol 0 and receives nothing.
 func openPacketSocket(index int) (int, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
