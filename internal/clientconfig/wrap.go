@@ -88,7 +88,9 @@ func Wrap(path string, src []byte, c Client, o Options) (*Change, error) {
 	return change, d.verify(change.After)
 }
 
-func (o Options) wants(name string) bool { return len(o.Servers) == 0 || slices.Contains(o.Servers, name) }
+func (o Options) wants(name string) bool {
+	return len(o.Servers) == 0 || slices.Contains(o.Servers, name)
+}
 
 // verify makes sure that edits have left a file that parses, before anyone may write it.
 func (d *document) verify(after []byte) error {
