@@ -3,7 +3,6 @@ package capture
 import (
 	"container/list"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
@@ -197,82 +196,4 @@ func (t *table) report(f *flow) {
 	}
 	f.guess()
 	t.sink.Emit(&event.Event{Time: f.first, Flow: strconv.FormatUint(f.id, 10), Details: f.connect()})
-}
-
-// connect is the flow's line: what it claims, without a verdict.
-func (f *flow) connect() *event.Connect {
-	c := &event.Connect{
-		NameSource: "none",
-		Src:        f.endpoint(f.client),
-		Dst:        f.endpoint(1 - f.client),
-		Protocol:   protocolName(f.key.proto),
-	}
-	if f.key.proto != protoTCP && f.key.proto != protoUDP {
-		c.Src, c.Dst = netip.AddrPortFrom(c.Src.Addr(), 0), netip.AddrPortFrom(c.Dst.Addr(), 0)
-	}
-	for i := -1; i < len(f.late); i++ {
-		h := &f.sniffed
-		if i >= 0 {
-			h = &f.late[i]
-		}
-		name := claimed(h)
-		if name != "" && c.Hostname == "" {
-			c.Hostname, c.NameSource = name, h.Source
-		}
-		if name != "" && !slices.Contains(c.Names, name) {
-			c.Names = append(c.Names, name)
-		}
-		if h.Malformed != "" {
-			c.Reason = "malformed"
-		}
-		if h.Source == sniff.SourceHTTPHost {
-			c.HTTPHost = authority(h)
-		} else if name != "" && c.SNI == "" {
-			c.SNI = name
-		}
-		if len(h.ALPN) > 0 {
-			c.ALPN = h.ALPN
-		}
-		c.ECH = c.ECH || h.ECH
-	}
-	return c
-}
-
-// fromClient reports whether only the end that opened a flow would send what was sniffed.
-func fromClient(h *sniff.Hint) bool {
-	switch h.Protocol {
-	case "", sniff.ProtocolSSH, sniff.ProtocolSTUN:
-		return false
-	}
-	return true
-}
-
-// claimed is the name or address that a hint claims, "" if none.
-func claimed(h *sniff.Hint) string {
-	if h.HostIP.IsValid() {
-		return h.HostIP.String()
-	}
-	return h.Host
-}
-
-// authority is the host and port of a request as it was sent, in the normal form.
-func authority(h *sniff.Hint) string {
-	host := claimed(h)
-	if host == "" || h.Port == 0 {
-		return host
-	}
-	if h.HostIP.IsValid() {
-		return netip.AddrPortFrom(h.HostIP, h.Port).String()
-	}
-	return host + ":" + strconv.Itoa(int(h.Port))
-}
-
-func protocolName(proto uint8) string {
-	switch proto {
-	case protoTCP:
-		return "tcp"
-	case protoUDP:
-		return "udp"
-	}
-	return "icmp"
 }

@@ -141,7 +141,7 @@ func (t *table) reconnected(f *flow, side int, b []byte) {
 		return
 	}
 	x.again = nil
-	if status != sniff.Done || claimed(&h) == claimed(&f.sniffed) {
+	if status != sniff.Done || claimed(&h) == claimed(&f.sniffed) && h.Malformed == f.sniffed.Malformed {
 		return
 	}
 	at := f.last
