@@ -46,6 +46,8 @@ type wireDetails struct {
 	BytesReceived uint64 `json:"bytes_received"`
 	Milliseconds  int64  `json:"duration_ms"`
 	Close         string `json:"close"`
+	Error         string `json:"error"`
+	Direction     string `json:"direction"`
 
 	QType   string   `json:"qtype"`
 	Server  string   `json:"server"`
@@ -104,7 +106,8 @@ func (d *wireDetails) details(k Kind) (Details, error) {
 		return d.connect(dst)
 	case KindClose:
 		return &Close{Hostname: d.Hostname, Dst: dst, Protocol: d.Protocol, Route: d.Route, Verdict: d.Verdict,
-			BytesSent: d.BytesSent, BytesReceived: d.BytesReceived, Duration: took, Close: d.Close}, nil
+			BytesSent: d.BytesSent, BytesReceived: d.BytesReceived, Duration: took, Close: d.Close,
+			Rule: d.Rule, Reason: d.Reason, Error: d.Error}, nil
 	case KindDNSQuery:
 		return &DNSQuery{Hostname: d.Hostname, QType: d.QType, Server: d.Server, RCode: d.RCode, Answers: d.Answers,
 			Route: d.Route, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Duration: took}, nil
@@ -131,7 +134,7 @@ func (d *wireDetails) connect(dst netip.AddrPort) (Details, error) {
 	}
 	c := &Connect{Hostname: d.Hostname, NameSource: d.NameSource, Names: d.Names, Dst: dst, Src: src, Protocol: d.Protocol,
 		Route: d.Route, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Door: d.Door, SNI: d.SNI, HTTPHost: d.HTTPHost,
-		ALPN: d.ALPN, ECH: d.ECH}
+		ALPN: d.ALPN, ECH: d.ECH, Inbound: d.Direction == "in"}
 	if d.Process != nil {
 		c.Process = &Process{PID: d.Process.PID, Exe: d.Process.Exe, Args: d.Process.Args}
 	}
