@@ -10,6 +10,8 @@
 //     server_name, overlapping CRYPTO frames that differ) the answer is Malformed.
 //   - The answer does not depend on how bytes are cut: into TCP segments, TLS records, QUIC frames or datagrams.
 //   - Nothing is delayed that need not be. Bytes that no sniffer knows are [Unknown] at the first octet that shows it.
+//   - Where a server finds a name, the sniffer finds the same one or says Malformed: never none, never another. The tests
+//     hold it against the parsers of crypto/tls, net/http and x/net/http2.
 //   - Everything is bounded: [MaxStream], [MaxDatagrams], [MaxCrypto], [MaxWatch].
 //
 // # Streams

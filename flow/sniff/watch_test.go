@@ -107,6 +107,8 @@ func TestWatchHolds(t *testing.T) {
 func TestWatchIsBounded(t *testing.T) {
 	a := record(hello(sni("a.example")))
 	line := strings.Repeat("x", MaxWatch-1)
+	long := record(hello(sni("a.example"), ext(21, strings.Repeat("\x00", 10000))))
+	wantA := tlsHint("a.example")
 	for name, c := range map[string]struct {
 		in   []string
 		want []Hint
@@ -118,6 +120,7 @@ func TestWatchIsBounded(t *testing.T) {
 		"the same in one piece, 1": {[]string{line + "x" + a}, nil, Unknown},
 		"no plaintext counted twice": {[]string{line[:5000], "\x16\x03", line[:5000], "\x16", line[:5000], a},
 			[]Hint{tlsHint("a.example")}, Done},
+		"hellos are no plaintext": {[]string{long, long, long}, []Hint{wantA, wantA, wantA}, Done},
 		"endless hello": {[]string{records("\x01\x00\xff\xf0\x03\x03"+strings.Repeat("x", 65000), 30)},
 			[]Hint{bad("tls", "the claim is not complete within the first octets that are looked at")}, Done},
 	} {
