@@ -78,13 +78,18 @@ func wantLines(t *testing.T, got []string, want ...string) {
 }
 
 // pcapOf writes frames into a classic pcap, a millisecond apart.
-func pcapOf(link uint16, frames ...[]byte) []byte {
+func pcapOf(link uint16, frames ...[]byte) []byte { return spread(link, time.Millisecond, frames) }
+
+// spaced writes IP packets that are apart in time.
+func spaced(apart time.Duration, packets ...[]byte) []byte { return spread(101, apart, packets) }
+
+func spread(link uint16, apart time.Duration, frames [][]byte) []byte {
 	var b bytes.Buffer
 	w := pcapgo.NewWriter(&b)
 	must(w.WriteFileHeader(MaxRecord, layers.LinkType(link)))
 	for i, f := range frames {
 		must(w.WritePacket(gopacket.CaptureInfo{
-			Timestamp: begin.Add(time.Duration(i) * time.Millisecond), CaptureLength: len(f), Length: len(f),
+			Timestamp: begin.Add(time.Duration(i) * apart), CaptureLength: len(f), Length: len(f),
 		}, f))
 	}
 	return b.Bytes()

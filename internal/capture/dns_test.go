@@ -37,7 +37,7 @@ func TestQuestions(t *testing.T) {
 		{"sent again, answered twice", [][]byte{ask(question), ask(question), tell(answer), tell(answer)}, []string{answered}},
 		{"answer only", [][]byte{tell(answer)}, []string{answered}},
 		{"answer seen first", [][]byte{tell(answer), ask(question)}, []string{answered}},
-		{"asked again later", [][]byte{ask(question), tell(answer), ask(question)}, []string{answered, asked}},
+		{"question seen again after its answer", [][]byte{ask(question), tell(answer), ask(question)}, []string{answered}},
 		{"no such name", [][]byte{ask(question), tell(rcode(dnsAnswer(7, "api.example.", dns.TypeA), 3))}, []string{asked + " NXDOMAIN"}},
 		{"other answers", [][]byte{tell(dnsAnswer(1, "x.example.", dns.TypeANY, "x.example. 1 IN PTR p.example.", "x.example. 1 IN MX 1 m.example.",
 			"x.example. 1 IN SRV 1 1 1 s.example.", "x.example. 1 IN AAAA 2001:db8::1", "x.example. 1 IN TXT hidden"))},
@@ -53,6 +53,14 @@ func TestQuestions(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { wantLines(t, read(t, rawIP(tt.packets...)), tt.want...) })
 	}
+}
+
+// TestAskedAgain asks the same question with the same ID after a while.
+func TestAskedAgain(t *testing.T) {
+	p := udpPacket(asker, resolver, dnsQuestion(7, "api.example.", dns.TypeA))
+	const line = "dns A api.example 192.0.2.53:53"
+	wantLines(t, read(t, spaced(askAgain/2, p, p)), line)
+	wantLines(t, read(t, spaced(askAgain, p, p)), line, line)
 }
 
 func rcode(message []byte, code byte) []byte {

@@ -13,6 +13,10 @@ import (
 // MaxQuestions is the number of DNS questions that are remembered, to join them with their answers.
 const MaxQuestions = 8192
 
+// askAgain is when, in the time of the capture, the same question with the same ID from the same port is a new one and not
+// a copy: resolvers have given up by then.
+const askAgain = 10 * time.Second
+
 type questionKey struct {
 	proto          uint8
 	client, server netip.AddrPort
@@ -25,7 +29,6 @@ type question struct {
 	key      questionKey
 	at       time.Time
 	reported bool
-	orphan   bool // its answer was seen first
 }
 
 // questions joins DNS questions with their answers and reports each pair once. Copies of either are ignored.
@@ -39,9 +42,7 @@ type questions struct {
 // ask takes a question.
 func (q *questions) ask(key questionKey, at time.Time) {
 	if e := q.open[key]; e != nil {
-		old := e.Value.(*question)
-		if old.orphan || !old.reported {
-			old.orphan = false
+		if at.Sub(e.Value.(*question).at).Abs() < askAgain {
 			return
 		}
 		q.remove(e)
@@ -53,7 +54,7 @@ func (q *questions) ask(key questionKey, at time.Time) {
 func (q *questions) answer(key questionKey, at time.Time, rcode string, answers []string) {
 	e := q.open[key]
 	if e == nil {
-		e = q.add(&question{key: key, at: at, orphan: true})
+		e = q.add(&question{key: key, at: at})
 	}
 	if o := e.Value.(*question); !o.reported {
 		q.report(o, rcode, answers, max(at.Sub(o.at), 0))
