@@ -266,19 +266,20 @@ func (f *wrapFile) print(b *strings.Builder) {
 	}
 }
 
-// escapeLines is [event.Escape] for text with line breaks and tabs, which stay.
+// escapeLines is [event.Escape] for text whose line breaks and tabs are to stay.
 func escapeLines(text string) string {
-	lines := strings.SplitAfter(text, "\n")
-	for i, line := range lines {
-		body, end, _ := strings.Cut(line, "\n")
-		if strings.HasSuffix(line, "\n") {
-			end = "\n"
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		body, broken := strings.CutSuffix(line, "\n")
+		for i, field := range strings.Split(strings.TrimSuffix(body, "\r"), "\t") {
+			if i > 0 {
+				b.WriteByte('\t')
+			}
+			b.WriteString(event.Escape(field))
 		}
-		fields := strings.Split(strings.TrimSuffix(body, "\r"), "\t")
-		for j := range fields {
-			fields[j] = event.Escape(fields[j])
+		if broken {
+			b.WriteByte('\n')
 		}
-		lines[i] = strings.Join(fields, "\t") + end
 	}
-	return strings.Join(lines, "")
+	return b.String()
 }
