@@ -267,7 +267,11 @@ func (d *hostReader) read(fd uintptr) bool {
 	if d.bulk {
 		avail, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
 		if err == nil && avail >= copySize {
-			d.n, d.err = d.conn.enqueue(&hostPayload{fd: int(fd), size: min(avail, spliceRead)})
+			p := hostPayload{fd: int(fd), size: min(avail, spliceRead)}
+			d.n, d.err = d.conn.enqueue(&p)
+			if p.err != nil {
+				d.err = p.err
+			}
 			return true
 		}
 		d.bulk = false
@@ -301,6 +305,7 @@ func (d *hostReader) readSmall(fd int) bool {
 // and an error throws away what it had; so size must be no more than the socket holds.
 type hostPayload struct {
 	fd, size int
+	err      error // what Read failed with
 }
 
 // Len implements tcpip.Payloader.
@@ -317,11 +322,11 @@ func (p *hostPayload) Read(b []byte) (int, error) {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			return 0, os.NewSyscallError("read", err)
+			p.err = os.NewSyscallError("read", err)
 		case n == 0:
-			return 0, io.ErrUnexpectedEOF
+			p.err = io.ErrUnexpectedEOF
 		}
-		return n, nil
+		return max(n, 0), p.err
 	}
 }
 

@@ -93,6 +93,7 @@ func New(cfg Config) (*Stack, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.link, err = newEndpoint(cfg, s.counters)
 	if err != nil {
+		s.cancel()
 		return nil, fmt.Errorf("open link: %w", err)
 	}
 	s.stack = stack.New(stack.Options{
@@ -103,6 +104,7 @@ func New(cfg Config) (*Stack, error) {
 		HandleLocal: false,
 	})
 	if err := s.configure(); err != nil {
+		s.cancel()
 		s.stack.Destroy()
 		return nil, fmt.Errorf("configure stack: %w", err)
 	}
@@ -119,6 +121,10 @@ func (s *Stack) Serve(ctx context.Context, h flow.Handler) error {
 }
 
 func (s *Stack) serve(ctx context.Context, h flow.Handler) error {
+	if !s.enter() {
+		return ErrClosed
+	}
+	defer s.flows.Done()
 	defer s.cancel()
 	stop := context.AfterFunc(ctx, func() {
 		s.cancel()
@@ -167,7 +173,11 @@ func (s *Stack) enter() bool {
 func (s *Stack) count(name string) { s.counters.add(name, 1) }
 
 // Counters returns the value of every counter that has moved, by name.
-func (s *Stack) Counters() map[string]uint64 { return s.counters.snapshot() }
+func (s *Stack) Counters() map[string]uint64 {
+	out := s.counters.snapshot()
+	s.addStackCounters(out)
+	return out
+}
 
 // inject sends one whole IP packet into the sandbox, past gVisor. Its checksums are the caller's; pkt may be reused when
 // inject returns.
@@ -175,7 +185,8 @@ func (s *Stack) inject(proto tcpip.NetworkProtocolNumber, pkt []byte) error {
 	return s.link.writeIP(proto, pkt)
 }
 
-// Close ends every flow, waits for their handlers and closes the device. It may be called more than once.
+// Close ends every flow, waits for their handlers and for Serve, and closes the device. It may be called more than once,
+// but not from a handler.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
@@ -298,7 +309,7 @@ func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 
 // TCP timers. They bound how long a flow that ended badly holds memory.
 const (
-	tcpTimeWait   = time.Second
+	tcpTimeWait   = 250 * time.Millisecond
 	tcpFinWait2   = 30 * time.Second
 	tcpSynRetries = 3
 	tcpMaxRetries = 8

@@ -40,6 +40,9 @@ type tcpConn struct {
 	readMu sync.Mutex
 	closed atomic.Bool
 
+	brokenMu sync.Mutex
+	broken   error // what failure found
+
 	// host is the kernel socket that a fast path is waiting for; hup wakes it up when the endpoint dies.
 	host atomic.Pointer[net.TCPConn]
 	hup  atomic.Bool
@@ -97,18 +100,44 @@ func (h *hangup) NotifyEvent(waiter.EventMask) {
 	}
 }
 
-// failure is what broke the connection, nil while nothing did.
+// failure is what broke the connection, nil while nothing did. The endpoint tells it once; the connection remembers, for
+// both directions want to know.
 func (c *tcpConn) failure() error {
 	if c.closed.Load() {
 		return net.ErrClosed
 	}
-	if tcp.EndpointState(c.ep.State()) != tcp.StateError {
+	state := tcp.EndpointState(c.ep.State())
+	if state != tcp.StateError && state != tcp.StateClose {
 		return nil
 	}
-	if err := c.ep.LastError(); err != nil {
-		return errnoOf(err)
+	c.brokenMu.Lock()
+	defer c.brokenMu.Unlock()
+	if c.broken == nil {
+		c.broken = endOf(state, c.ep.LastError())
 	}
-	return syscall.ECONNRESET
+	return c.broken
+}
+
+// endOf is what an endpoint in a final state has died of; nil when both streams ended in peace.
+func endOf(state tcp.EndpointState, terr tcpip.Error) error {
+	switch terr.(type) {
+	case *tcpip.ErrConnectionReset, *tcpip.ErrAborted, *tcpip.ErrConnectionAborted, *tcpip.ErrTimeout:
+		return errnoOf(terr)
+	}
+	if state == tcp.StateError {
+		return syscall.ECONNRESET
+	}
+	return nil
+}
+
+// remember keeps the error that an operation got from the endpoint, which has forgotten it thereby.
+func (c *tcpConn) remember(err error) error {
+	c.brokenMu.Lock()
+	defer c.brokenMu.Unlock()
+	if c.broken == nil {
+		c.broken = err
+	}
+	return err
 }
 
 // wait blocks until ready is signalled or the deadline has passed.
@@ -173,7 +202,7 @@ func (c *tcpConn) readError(terr tcpip.Error) error {
 		}
 		return io.EOF
 	}
-	return errnoOf(terr)
+	return c.remember(errnoOf(terr))
 }
 
 // Write implements net.Conn. It returns when all of b is in the send buffer.
@@ -222,8 +251,9 @@ func (c *tcpConn) enqueue(p tcpip.Payloader) (int, error) {
 		if err := c.failure(); err != nil {
 			return int(n), err
 		}
+		return int(n), errnoOf(terr)
 	}
-	return int(n), errnoOf(terr)
+	return int(n), c.remember(errnoOf(terr))
 }
 
 // Close implements net.Conn: what was written is still delivered, and a FIN behind it; what was not read makes it a RST.
