@@ -121,7 +121,7 @@ func (f *wrapFlags) run(cmd *cobra.Command, name string, d direction) error {
 	if err != nil {
 		return err
 	}
-	paths, err := f.paths(client)
+	paths, err := f.paths(client, cmd.Name())
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func (f *wrapFlags) options() (clientconfig.Options, error) {
 }
 
 // paths returns the files to rewrite: the one that was named, or those of the user's own that exist.
-func (f *wrapFlags) paths(c clientconfig.Client) ([]string, error) {
+func (f *wrapFlags) paths(c clientconfig.Client, verb string) ([]string, error) {
 	if f.file != "" {
 		return []string{f.file}, nil
 	}
@@ -202,9 +202,9 @@ func (f *wrapFlags) paths(c clientconfig.Client) ([]string, error) {
 	}
 	err = fmt.Errorf("no configuration of %s found at %s", c.Name, strings.Join(all, ", "))
 	if project := c.ProjectPath(); project != "" {
-		return nil, hint(err, "weir wrap %s --file %s", c.Name, project)
+		return nil, hint(err, "weir %s %s --file %s", verb, c.Name, project)
 	}
-	return nil, hint(err, "weir wrap %s --file PATH", c.Name)
+	return nil, hint(err, "weir %s %s --file PATH", verb, c.Name)
 }
 
 // checkServers makes sure that every --server was there.
@@ -239,7 +239,10 @@ func (r *wrapResult) print(w io.Writer) error {
 		}
 		file.print(&b)
 	}
-	if changed && !r.DryRun {
+	switch {
+	case r.DryRun:
+		b.WriteString("this was a dry run: nothing is changed\n")
+	case changed:
 		fmt.Fprintf(&b, "restart %s for it to take effect\n", r.Client)
 	}
 	_, err := io.WriteString(w, b.String())
