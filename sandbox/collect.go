@@ -100,7 +100,7 @@ func collectEtc(grafts []graft) ([]graft, error) {
 	}
 	grafts = append(grafts, graft{tree: t, at: "/etc"})
 	names, err := readDirNames("/etc")
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, &SetupError{Step: StepMount, Path: "/etc", Err: err}
 	}
 	for _, name := range names {

@@ -36,28 +36,36 @@ func buildRoot(o orders, proc tree) error {
 	if err != nil {
 		return err
 	}
+	private := spec.FS == "private"
+	freeze := func(name string) func() error {
+		return func() error {
+			if !private {
+				return nil // not ours to freeze
+			}
+			return r.freeze(name)
+		}
+	}
 	steps := []func() error{
-		func() error { return r.mountVolatile(spec.FS == "private") },
+		func() error { return r.mountVolatile(private) },
 		r.mountStage,
 		func() error { return r.mountDevices(devices) },
 		func() error { return r.mountKernel(proc) },
 		func() error { return r.mountGrafts(grafts) },
 		func() error { return r.writeEtc(spec, passwd) },
+		freeze("/etc"),
 		func() error { return r.writeFiles(spec) },
 		func() error { return r.hideAll(secrets, anything) },
 		func() error { return r.hideAll(sockets, unix.S_IFSOCK) },
 		r.dropStage,
+		freeze("/"),
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	if spec.FS == "host" {
+	if !private {
 		return nil
-	}
-	if err := r.freeze("/"); err != nil {
-		return err
 	}
 	return r.enter()
 }
