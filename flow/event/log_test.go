@@ -203,6 +203,7 @@ func TestStalledPipe(t *testing.T) {
 
 // A reader that never reads does not hold Close for longer than its bound, and no descriptor or goroutine stays behind.
 func TestCloseWithStalledPipe(t *testing.T) {
+	t.Parallel()
 	_, w := pipe(t)
 	l, err := OpenFD(w.Fd(), Limits{})
 	if err != nil {
@@ -224,6 +225,30 @@ func TestCloseWithStalledPipe(t *testing.T) {
 	}
 	if l.Dropped()[KindConnect] == 0 {
 		t.Error("no event counts as dropped")
+	}
+}
+
+// A process that stopped while it held the lock stalls the log of others, but neither Emit nor, for long, Close.
+func TestCloseWithLockedFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "events.jsonl")
+	l := open(t, path, Limits{Events: 10})
+	holder, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if err := unix.Flock(int(holder.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for range 25 {
+		l.Emit(&Event{Time: noon, Details: &Close{}})
+	}
+	if n := l.Dropped()[KindClose]; n != 15 {
+		t.Errorf("%d dropped while the file was locked, want 15", n)
+	}
+	if err := l.Close(); err == nil || err.Error() != "close event log: 25 events were dropped" {
+		t.Errorf("Close: %v", err)
 	}
 }
 

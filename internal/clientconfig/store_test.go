@@ -9,35 +9,38 @@ import (
 	"testing"
 )
 
-func TestSave(t *testing.T) {
-	c, _ := Find("cursor")
-	const before = `{"mcpServers":{"a":{"command":"npx"}}}`
-	setup := func(t *testing.T) (dir, path string, change *Change) {
-		dir = t.TempDir()
-		path = filepath.Join(dir, "mcp.json")
-		if err := os.WriteFile(path, []byte(before), 0o604); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(path, 0o604); err != nil {
-			t.Fatal(err)
-		}
-		change, err := Wrap(path, []byte(before), c, Options{Weir: "weir"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return dir, path, change
+// unsaved makes a file and the change that wrapping it would be.
+func unsaved(t *testing.T) (dir, path string, change *Change) {
+	t.Helper()
+	dir = t.TempDir()
+	path = filepath.Join(dir, "mcp.json")
+	if err := errors.Join(os.WriteFile(path, []byte(beforeSave), 0o604), os.Chmod(path, 0o604)); err != nil {
+		t.Fatal(err)
 	}
+	c, err := Find("cursor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change, err = Wrap(path, []byte(beforeSave), c, Options{Weir: "weir"}); err != nil {
+		t.Fatal(err)
+	}
+	return dir, path, change
+}
+
+const beforeSave = `{"mcpServers":{"a":{"command":"npx"}}}`
+
+func TestSave(t *testing.T) {
 	t.Run("modes", func(t *testing.T) {
-		_, path, change := setup(t)
+		_, path, change := unsaved(t)
 		backup, err := SaveWrapped(change)
 		if err != nil {
 			t.Fatal(err)
 		}
 		checkFile(t, path, string(change.After), 0o604)
-		checkFile(t, backup, before, 0o600)
+		checkFile(t, backup, beforeSave, 0o600)
 	})
 	t.Run("symbolic link", func(t *testing.T) {
-		dir, path, change := setup(t)
+		dir, path, change := unsaved(t)
 		link := filepath.Join(dir, "link", "mcp.json")
 		if err := errors.Join(os.Mkdir(filepath.Dir(link), 0o755), os.Symlink("../mcp.json", link)); err != nil {
 			t.Fatal(err)
@@ -56,7 +59,7 @@ func TestSave(t *testing.T) {
 		checkFile(t, path, string(change.After), 0o604)
 	})
 	t.Run("changed meanwhile", func(t *testing.T) {
-		dir, path, change := setup(t)
+		dir, path, change := unsaved(t)
 		if err := os.WriteFile(path, []byte("{}"), 0o604); err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +75,7 @@ func TestSave(t *testing.T) {
 		}
 	})
 	t.Run("nothing to change", func(t *testing.T) {
-		dir, _, change := setup(t)
+		dir, _, change := unsaved(t)
 		change.After = change.Before
 		if backup, err := SaveWrapped(change); err != nil || backup != "" {
 			t.Errorf("%q, %v", backup, err)
@@ -82,7 +85,7 @@ func TestSave(t *testing.T) {
 		}
 	})
 	t.Run("file gone", func(t *testing.T) {
-		_, path, change := setup(t)
+		_, path, change := unsaved(t)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
