@@ -95,3 +95,31 @@ func TestConfirmIsSharedAndBounded(t *testing.T) {
 		flows.Wait()
 	})
 }
+
+// TestConfirmOutlivesItsFirstFlow: the flow that asked goes away, the one that waits along still gets the answer.
+func TestConfirmOutlivesItsFirstFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s, _ := enforcing(upstreamFunc(func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+			<-release
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return world.Exchange(ctx, q)
+		}))
+		var flows sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		flows.Go(func() { s.Confirm(ctx, "api.test", netip.MustParseAddr("192.0.2.1")) })
+		synctest.Wait()
+		flows.Go(func() {
+			if !s.Confirm(t.Context(), "api.test", netip.MustParseAddr("192.0.2.1")) {
+				t.Error("not confirmed")
+			}
+		})
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(release)
+		flows.Wait()
+	})
+}

@@ -263,6 +263,18 @@ func TestHostNobodyAnswers(t *testing.T) {
 	}
 }
 
+// TestHostRestsTheDead: a nameserver that is not there is asked last from then on.
+func TestHostRestsTheDead(t *testing.T) {
+	_, port := serveZone(t, "127.0.100.3", 0, answers(world))
+	h := hostWith(t, port, "nameserver 127.0.100.2\nnameserver 127.0.100.3", "")
+	if _, err := h.Exchange(t.Context(), question("api.test", dns.TypeA, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.order(h.config()); !slices.Equal(got, addrs("127.0.100.3", "127.0.100.2")) || h.Counters()["upstream-failovers"] != 1 {
+		t.Fatalf("%v %v", got, h.Counters())
+	}
+}
+
 // TestHostOrder: rotation, and those that did not answer go last for a while.
 func TestHostOrder(t *testing.T) {
 	h := hostWith(t, 53, "nameserver 127.0.0.2\nnameserver 127.0.0.3\nnameserver 127.0.0.4", "")
@@ -349,6 +361,13 @@ func TestHostFilesChange(t *testing.T) {
 	}
 	if got := nas(); !slices.Equal(got, []string{"10.0.0.66"}) {
 		t.Fatalf("hosts after the change: %v", got)
+	}
+	info, _ := os.Stat(h.HostsPath)
+	write(t, h.HostsPath, "10.0.0.7 nas")
+	os.Chtimes(h.HostsPath, time.Time{}, info.ModTime())
+	look()
+	if got := nas(); !slices.Equal(got, []string{"10.0.0.7"}) {
+		t.Fatalf("another size at the same time: %v", got)
 	}
 	os.Remove(h.Path)
 	look()

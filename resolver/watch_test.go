@@ -556,6 +556,7 @@ func TestInspect(t *testing.T) {
 		{"two questions", change(5, 2), false},
 		{"an answer record", change(7, 1), false},
 		{"a pointer in the name", change(12, 0xc0), false},
+		{"a name that is a pointer into the header", []byte{1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 4, 0, 1, 0, 1}, false},
 		{"an extended label", change(12, 0x41), false},
 		{"more records than there are", change(11, 2), false},
 		{"empty", nil, false},
