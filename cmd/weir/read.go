@@ -24,6 +24,7 @@ func newReadCommand() *cobra.Command {
 --json is given.
 
 A name in a flow is what its first bytes claim (TLS and QUIC server name, HTTP Host or CONNECT); nothing vouches for it.
+A claim that cannot be used has the reason "malformed".
 A damaged file is read up to the damage; then the exit status is 1.`,
 		Example: `  weir read trace.pcapng
   weir read trace.pcap | jq -r 'select(.details.hostname != "") | .details.hostname' | sort | uniq -c
@@ -149,6 +150,9 @@ func connectText(d *event.Connect) string {
 		return "-"
 	}
 	text := d.Hostname + " (" + d.NameSource + ")"
+	if d.Reason != "" {
+		text = d.Hostname + " (" + d.NameSource + ", " + d.Reason + ")"
+	}
 	if len(d.Names) > 1 {
 		text += ", then " + strings.Join(d.Names[1:], ", ")
 	}
