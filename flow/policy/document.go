@@ -61,6 +61,12 @@ func (d *document) parse() ast.Node {
 		}
 	}
 	d.lines = strings.Split(strings.ReplaceAll(string(d.text), "\r\n", "\n"), "\n")
+	for i, line := range d.lines {
+		if len(line) > MaxLine {
+			d.failAt(Pos{Line: i + 1, Column: 1}, fmt.Sprintf("the line is %d octets long, at most %d are allowed", len(line), MaxLine), "write lists with one entry per line")
+			return nil
+		}
+	}
 	tokens := lexer.Tokenize(string(d.text))
 	if d.tooDeep(tokens) {
 		return nil

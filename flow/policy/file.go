@@ -15,6 +15,7 @@ import (
 // Bounds of a policy file.
 const (
 	MaxFile   = 1 << 20 // octets
+	MaxLine   = 4096    // octets of a line: the YAML lexer takes time in the square of it
 	MaxErrors = 20      // errors that are told at once
 )
 

@@ -180,6 +180,10 @@ func TestFileBounds(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("a large file: %v", err)
 	}
+	_, err = ParseFile("p.yaml", []byte("version: 1\n#"+strings.Repeat("x", MaxLine)))
+	if err == nil || !strings.Contains(err.Error(), "p.yaml:2:1: the line is") {
+		t.Errorf("a long line: %v", err)
+	}
 	_, err = ParseFile("p.yaml", []byte("version: 1\ndefaults:\n  deny: ["+strings.Repeat(`"*",`, 3*MaxErrors)+"]"))
 	var errs Errors
 	if !errors.As(err, &errs) || len(errs) != MaxErrors {

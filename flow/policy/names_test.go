@@ -107,3 +107,20 @@ func TestAnswerAllowed(t *testing.T) {
 		})
 	}
 }
+
+func TestDecideChain(t *testing.T) {
+	for _, c := range []struct {
+		rules, name string
+		want        Verdict
+	}{
+		{"a.example", "cdn.example", Allow},
+		{"a.example -cdn.example", "CDN.example.", Deny},
+		{"a.example -cdn.example:25", "cdn.example", Allow},
+		{"mode=audit -*.cdn.example", "x.cdn.example", WouldDeny},
+		{"a.example", "not a name", Allow},
+	} {
+		if d := rules(t, strings.Fields(c.rules)...).DecideChain(c.name); d.Verdict != c.want {
+			t.Errorf("rules %q: %s is %+v", c.rules, c.name, d)
+		}
+	}
+}
