@@ -5,12 +5,15 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
+
+	"github.com/weir-dev/weir/internal/hostname"
 )
 
 // Bounds of one [Server].
@@ -48,8 +51,10 @@ type Query struct {
 	Verdict  string // "allow", "deny", "would-deny"
 	Rule     string
 	Reason   string
-	Confirm  bool // weir's own question on behalf of a flow ([Server.Confirm]), not one of the sandbox
-	Duration time.Duration
+	// Expansion says that the name is below a search domain, so that a stub may have made it out of a shorter one.
+	Expansion bool
+	Confirm   bool // weir's own question on behalf of a flow ([Server.Confirm]), not one of the sandbox
+	Duration  time.Duration
 }
 
 // Server answers the questions of one sandbox. Upstream and Decide are needed; the zero value of every other field is
@@ -73,6 +78,8 @@ type Server struct {
 	StripECH bool                    // take ech out of HTTPS and SVCB answers
 	IPv6     bool                    // false: AAAA is NODATA
 	Local    map[string][]netip.Addr // names in normal form that are answered here: host.weir.internal
+
+	Search []string // the search domains inside, in normal form, for [Query].Expansion
 
 	MaxInFlight int // default [DefaultInFlight]; questions beyond it are answered SERVFAIL
 	Log         logrus.FieldLogger
@@ -162,6 +169,7 @@ func (s *Server) route() string {
 func (s *Server) record(q Query) {
 	if s.Record != nil {
 		q.Route = s.route()
+		q.Expansion = slices.ContainsFunc(s.Search, func(d string) bool { return hostname.Under(q.Hostname, d) })
 		s.Record(q)
 	}
 }
