@@ -88,6 +88,13 @@ func TestFragments(t *testing.T) {
 		binary.BigEndian.PutUint16(forged[6:], binary.BigEndian.Uint16(forged[6:])&^0x2000)
 		wantLines(t, read(t, rawIP(slices.Insert(slices.Clone(v4), 4, forged)...)), "tcp 10.77.0.2:40000 > 192.0.2.1:443 none")
 	})
+	t.Run("extension header inside", func(t *testing.T) {
+		one := talk(client6, server6, hello)
+		q := append(bytes.Clone(one[3][:40]), protoTCP, 0, 1, 4, 0, 0, 0, 0)
+		q[6] = protoOptions
+		one = slices.Replace(one, 3, 4, fragmentsOf6(append(q, one[3][40:]...), 9, 512)...)
+		wantLines(t, read(t, rawIP(one...)), line6)
+	})
 	t.Run("atomic", func(t *testing.T) {
 		one := talk(client6, server6, hello)
 		one[3] = fragmentsOf6(one[3], 9, 1<<16)[0]

@@ -78,6 +78,7 @@ func TestLinkTypes(t *testing.T) {
 			return ether(etherQinQ, join(be16(1, etherVLAN, 2, etherType(ip)), ip))
 		}},
 		{"802.3 with SNAP", 1, func(ip []byte) []byte { return ether(uint16(len(ip)+8), snap(ip)) }},
+		{"802.2 with the address of IP", 1, func(ip []byte) []byte { return ether(uint16(len(ip)+3), join([]byte{6, 6, 3}, ip)) }},
 		{"MPLS", 1, func(ip []byte) []byte {
 			return ether(etherMPLS, join([]byte{0, 1, 0, 64, 0, 1, 1, 64}, ip))
 		}},
@@ -98,6 +99,11 @@ func TestLinkTypes(t *testing.T) {
 		{"cooked", 113, func(ip []byte) []byte { return join(be16(4, 1, 6), make([]byte, 8), be16(etherType(ip)), ip) }},
 		{"cooked with VLAN", 113, func(ip []byte) []byte {
 			return join(be16(4, 1, 6), make([]byte, 8), be16(etherVLAN, 7, etherType(ip)), ip)
+		}},
+		{"cooked with 802.2", 113, func(ip []byte) []byte { return join(be16(4, 1, 6), make([]byte, 8), be16(4), snap(ip)) }},
+		{"cooked GRE device", 113, func(ip []byte) []byte { return join(be16(4, 778, 0), make([]byte, 8), be16(etherType(ip)), ip) }},
+		{"cooked radiotap", 113, func(ip []byte) []byte {
+			return join(be16(4, 803, 6), make([]byte, 8), be16(0), []byte{0, 0, 8, 0, 0, 0, 0, 0}, dot11([]byte{0x08, 2}, ip))
 		}},
 		{"cooked 2", 276, func(ip []byte) []byte { return join(be16(etherType(ip), 0, 0, 1, 1), make([]byte, 10), ip) }},
 		{"NFLOG", 239, func(ip []byte) []byte {

@@ -47,6 +47,8 @@ func TestClaims(t *testing.T) {
 		{"starttls, cut inside the hello", []string{"EHLO me\r\nSTARTTLS\r\n" + hello[:3], hello[3:40], hello[40:]}, tcpLine + "sni api.example"},
 		{"ssh", []string{"SSH-2.0-OpenSSH_9.9\r\n"}, noLine},
 		{"two hosts", []string{"GET / HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\n\r\n"}, noLine + " malformed"},
+		{"no host name", []string{strings.ReplaceAll(hello, "api.example", "api:example")}, tcpLine + "sni api:example malformed"},
+		{"no host name in http", []string{"GET / HTTP/1.1\r\nHost: a..b\r\n\r\n"}, tcpLine + "http-host a..b malformed"},
 		{"unfinished", []string{httpHead[:20]}, noLine},
 		{"nothing", nil, noLine},
 	}
@@ -90,6 +92,28 @@ func TestOrder(t *testing.T) {
 			clientSegment(0, "A", "GET / HTTP/1.1\r\n"),
 		)), httpLine)
 	})
+}
+
+// TestSnapLength cuts a segment short in the capture: what follows is behind a hole.
+func TestSnapLength(t *testing.T) {
+	hello := clientHello("api.example")
+	p := talk(client, server, hello[:60], hello[60:])
+	cut := slices.Clone(p)
+	cut[3] = cut[3][:90]
+	wantLines(t, read(t, rawIP(cut...)), noLine)
+	// The same cut behind the claim does not matter.
+	p = talk(client, server, httpHead+"body", "more")
+	p[3] = p[3][:len(p[3])-4]
+	wantLines(t, read(t, rawIP(p...)), httpLine)
+}
+
+// TestOffload reads packets with a length of zero, as they look before the network card has cut them.
+func TestOffload(t *testing.T) {
+	p := talk(client, server, httpHead)
+	p[3][2], p[3][3] = 0, 0
+	p6 := talk(client6, server6, httpHead)
+	p6[3][4], p6[3][5] = 0, 0
+	wantLines(t, read(t, rawIP(append(p, p6...)...)), httpLine, "tcp [2001:db8::2]:40000 > [2001:db8::1]:443 http-host api.example")
 }
 
 func TestDirection(t *testing.T) {
