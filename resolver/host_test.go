@@ -443,3 +443,25 @@ func FuzzParseFiles(f *testing.F) {
 		}
 	})
 }
+
+func TestProbe(t *testing.T) {
+	for name, c := range map[string]struct {
+		handle func(string, *dns.Msg) []*dns.Msg
+		ok     bool
+	}{
+		"answers": {answers(world), true}, "refuses": {says(dns.RcodeRefused), true}, "fails": {says(dns.RcodeServerFailure), false}, "silent": {silent, false},
+	} {
+		_, port := serveZone(t, "127.0.0.2", 0, c.handle)
+		h := hostWith(t, port, "nameserver 127.0.0.2\noptions timeout:1 attempts:1", "")
+		if err := h.Probe(t.Context()); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestDown(t *testing.T) {
+	gone := errors.New("tunnel is down")
+	if _, err := (Down{gone}).Exchange(t.Context(), question("api.test", dns.TypeA, 0)); !errors.Is(err, gone) {
+		t.Fatal(err)
+	}
+}
