@@ -211,7 +211,7 @@ func (f *datagramFlow) Read(p []byte) (int, error) {
 }
 
 // Write implements net.Conn. It fails with EMSGSIZE when p is more than a datagram of the flow's protocol can hold. A
-// datagram that the sandbox's device has no room for is lost and counted, as on any network.
+// datagram that the sandbox's device has no room for is lost, as on any network; the link counts it.
 func (f *datagramFlow) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	err := f.err
@@ -225,11 +225,7 @@ func (f *datagramFlow) Write(p []byte) (int, error) {
 	f.answered.Store(true)
 	f.touch()
 	err = f.table.cfg.send(f.key, p)
-	if errors.Is(err, syscall.ENOBUFS) {
-		f.table.count(f.table.cfg.names.link)
-		err = nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, syscall.ENOBUFS) && !errors.Is(err, syscall.EAGAIN) {
 		return 0, f.opError("write", err)
 	}
 	return len(p), nil

@@ -89,7 +89,7 @@ type datagramConfig struct {
 
 // datagramCounters are the names of a table's counters.
 type datagramCounters struct {
-	flows, pending, queue, evicted, refused, link string
+	flows, pending, queue, evicted, refused string
 }
 
 // newDatagramTable returns a table that ends when cfg.ctx does.

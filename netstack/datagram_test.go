@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,7 +58,7 @@ func newTableTest(t *testing.T, change func(*datagramConfig), handle func(flow.A
 		},
 		spawn:    func(f func()) bool { tt.wg.Go(f); return true },
 		counters: newCounters(),
-		names:    datagramCounters{"flows", "pending", "queue", "evicted", "refused", "link"},
+		names:    datagramCounters{"flows", "pending", "queue", "evicted", "refused"},
 		handler: handlerFunc(func(ctx context.Context, a flow.Arrival) {
 			tt.mu.Lock()
 			tt.arrivals = append(tt.arrivals, a)
@@ -264,6 +265,27 @@ func TestDatagramDeadline(t *testing.T) {
 			t.Errorf("write before its deadline: %v", err)
 		}
 	})
+}
+
+// A full device loses datagrams, a broken one ends the flow.
+func TestDatagramSendErrors(t *testing.T) {
+	for _, c := range []struct{ send, want error }{
+		{fmt.Errorf("link: %w", syscall.EAGAIN), nil},
+		{syscall.ENOBUFS, nil},
+		{syscall.EMSGSIZE, syscall.EMSGSIZE},
+		{syscall.EBADF, syscall.EBADF},
+	} {
+		t.Run(c.send.Error(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tt := newTableTest(t, func(cfg *datagramConfig) {
+					cfg.send = func(datagramKey, []byte) error { return c.send }
+				}, nil)
+				if _, err := tt.accepted(t, testKey(1, 9)).Write([]byte("x")); !errors.Is(err, c.want) {
+					t.Errorf("write: %v, want %v", err, c.want)
+				}
+			})
+		})
+	}
 }
 
 func TestDatagramClose(t *testing.T) {

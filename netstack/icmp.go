@@ -31,7 +31,6 @@ const (
 	countICMPQueue     = "drop-icmp-queue"
 	countICMPEvicted   = "icmp-evicted"
 	countICMPRefused   = "drop-icmp-refused-again"
-	countICMPLink      = "drop-icmp-link-full"
 	countICMPMalformed = "drop-icmp-malformed"
 	countICMPMulticast = "drop-icmp-multicast"
 	countICMPSource    = "drop-icmp-source"
@@ -70,7 +69,6 @@ func (s *Stack) installICMP(h flow.Handler) {
 			queue:   countICMPQueue,
 			evicted: countICMPEvicted,
 			refused: countICMPRefused,
-			link:    countICMPLink,
 		},
 	})
 	s.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, d.receive)

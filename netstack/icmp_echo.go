@@ -10,7 +10,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // errNotEchoReply refuses to carry anything but echo replies into the sandbox.
@@ -31,26 +30,20 @@ func (s *Stack) sendEcho(key datagramKey, reply []byte) error {
 	}
 	m := slices.Clone(reply)
 	binary.BigEndian.PutUint16(m[4:], key.src.Port())
-	proto := tcpip.TransportProtocolNumber(header.ICMPv4ProtocolNumber)
-	if !v4 {
-		proto = header.ICMPv6ProtocolNumber
+	hdr, payload := m[:header.ICMPv4MinimumSize], m[header.ICMPv4MinimumSize:]
+	if v4 {
+		h := header.ICMPv4(m)
+		h.SetChecksum(0)
+		h.SetChecksum(^checksum.Checksum(m, 0))
+		return s.sendTransport(key.dst.Addr(), key.src.Addr(), header.ICMPv4ProtocolNumber, hdr, payload)
 	}
-	return s.sendTransport(key.dst.Addr(), key.src.Addr(), proto, func(r *stack.Route) *stack.PacketBuffer {
-		if v4 {
-			h := header.ICMPv4(m)
-			h.SetChecksum(0)
-			h.SetChecksum(^checksum.Checksum(m, 0))
-		} else {
-			h := header.ICMPv6(m)
-			h.SetChecksum(0)
-			h.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
-				Header: h, Src: r.LocalAddress(), Dst: r.RemoteAddress(),
-			}))
-		}
-		pkt := newTransportPacket(r, header.ICMPv4MinimumSize, m[header.ICMPv4MinimumSize:])
-		copy(pkt.TransportHeader().Push(header.ICMPv4MinimumSize), m)
-		return pkt
-	})
+	h := header.ICMPv6(m)
+	h.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+		Header: h,
+		Src:    tcpip.AddrFrom16(key.dst.Addr().As16()),
+		Dst:    tcpip.AddrFrom16(key.src.Addr().As16()),
+	}))
+	return s.sendTransport(key.dst.Addr(), key.src.Addr(), header.ICMPv6ProtocolNumber, hdr, payload)
 }
 
 func isEchoReply(m []byte, v4 bool) bool {

@@ -27,7 +27,7 @@ func echoPacket(dst string, ident, seq uint16, payload string) (tcpip.NetworkPro
 		m.SetSequence(seq)
 		copy(m.Payload(), payload)
 		m.SetChecksum(^checksum.Checksum(m, 0))
-		return header.IPv4ProtocolNumber, ip4(pkt, uint8(header.ICMPv4ProtocolNumber),
+		return header.IPv4ProtocolNumber, finishIP4(pkt, uint8(header.ICMPv4ProtocolNumber),
 			tcpip.AddrFrom4(guest4.As4()), tcpip.AddrFrom4(to.As4()))
 	}
 	pkt := make([]byte, header.IPv6MinimumSize+header.ICMPv6EchoMinimumSize+len(payload))
@@ -288,7 +288,7 @@ func TestOtherProtocols(t *testing.T) {
 	dst := netip.MustParseAddr("192.0.2.1")
 	for _, proto := range []uint8{132, 47, 33, 136} { // SCTP, GRE, DCCP, UDP-Lite
 		pkt := make([]byte, header.IPv4MinimumSize+16)
-		g.send(header.IPv4ProtocolNumber, ip4(pkt, proto, tcpip.AddrFrom4(guest4.As4()), tcpip.AddrFrom4(dst.As4())))
+		g.send(header.IPv4ProtocolNumber, finishIP4(pkt, proto, tcpip.AddrFrom4(guest4.As4()), tcpip.AddrFrom4(dst.As4())))
 		if s := receiveString(t, got); s != "3/2 about 192.0.2.1" {
 			t.Errorf("protocol %d: got %s", proto, s)
 		}

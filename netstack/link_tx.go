@@ -102,8 +102,8 @@ func (e *endpoint) disableGSO() {
 	}
 }
 
-// writeIP sends one IP or ARP packet that the stack knows nothing of.
-func (e *endpoint) writeIP(proto tcpip.NetworkProtocolNumber, pkt []byte) error {
+// writeIP sends one IP or ARP packet, given in parts, that the stack knows nothing of.
+func (e *endpoint) writeIP(proto tcpip.NetworkProtocolNumber, parts ...[]byte) error {
 	var hdr [vnetHdrLen + header.EthernetMinimumSize]byte
 	eth := hdr[vnetHdrLen:]
 	header.Ethernet(eth).Encode(&header.EthernetFields{SrcAddr: e.gateway, DstAddr: e.guest, Type: proto})
@@ -111,7 +111,13 @@ func (e *endpoint) writeIP(proto tcpip.NetworkProtocolNumber, pkt []byte) error 
 	if e.vnet {
 		prefix = hdr[:]
 	}
-	err := e.writeFrame([]unix.Iovec{iovec(prefix), iovec(pkt)})
+	iovs := append(make([]unix.Iovec, 0, 4), iovec(prefix))
+	for _, b := range parts {
+		if len(b) > 0 {
+			iovs = append(iovs, iovec(b))
+		}
+	}
+	err := e.writeFrame(iovs)
 	e.countTx(err)
 	return err
 }

@@ -179,10 +179,10 @@ func (s *Stack) Counters() map[string]uint64 {
 	return out
 }
 
-// inject sends one whole IP packet into the sandbox, past gVisor. Its checksums are the caller's; pkt may be reused when
-// inject returns.
-func (s *Stack) inject(proto tcpip.NetworkProtocolNumber, pkt []byte) error {
-	return s.link.writeIP(proto, pkt)
+// inject sends one whole IP packet, given in parts, into the sandbox, past gVisor. Its checksums are the caller's; the
+// parts may be reused when inject returns.
+func (s *Stack) inject(proto tcpip.NetworkProtocolNumber, parts ...[]byte) error {
+	return s.link.writeIP(proto, parts...)
 }
 
 // Close ends every flow, waits for their handlers and for Serve, and closes the device. It may be called more than once,

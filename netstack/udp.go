@@ -22,6 +22,9 @@ const (
 	maxUDP6 = 65535 - header.UDPMinimumSize
 )
 
+// defaultTTL is the TTL or hop limit of what the door sends by itself.
+const defaultTTL = 64
+
 // dnsPort is the port whose flows are questions and answers: they are idle sooner.
 const dnsPort = 53
 
@@ -31,7 +34,6 @@ const (
 	countUDPQueue     = "drop-udp-queue"
 	countUDPEvicted   = "udp-evicted"
 	countUDPRefused   = "drop-udp-refused-again"
-	countUDPLink      = "drop-udp-link-full"
 	countUDPMalformed = "drop-udp-malformed"
 	countUDPMulticast = "drop-udp-multicast"
 	countUDPSource    = "drop-udp-source"
@@ -59,7 +61,6 @@ func (s *Stack) installUDP(h flow.Handler) {
 			queue:   countUDPQueue,
 			evicted: countUDPEvicted,
 			refused: countUDPRefused,
-			link:    countUDPLink,
 		},
 	})
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, d.receive)
@@ -160,51 +161,78 @@ func (s *Stack) rejectUDP(reason flow.Reason, quote []byte) {
 }
 
 // sendUDP sends one datagram into the sandbox, in fragments when it is larger than the MTU. The error wraps EMSGSIZE for
-// one that is larger than UDP allows and ENOBUFS for one that the device has no room for.
+// one that is larger than UDP allows and ENOBUFS or EAGAIN for one that the device has no room for.
 func (s *Stack) sendUDP(from, to netip.AddrPort, p []byte) error {
-	limit := maxUDP6
-	if to.Addr().Is4() {
-		limit = maxUDP4
+	v4 := to.Addr().Is4()
+	limit, ipHeader := maxUDP6, header.IPv6MinimumSize
+	if v4 {
+		limit, ipHeader = maxUDP4, header.IPv4MinimumSize
 	}
 	if len(p) > limit {
 		return fmt.Errorf("send udp: %w", syscall.EMSGSIZE)
 	}
-	return s.sendTransport(from.Addr(), to.Addr(), udp.ProtocolNumber, func(r *stack.Route) *stack.PacketBuffer {
-		pkt := newTransportPacket(r, header.UDPMinimumSize, p)
-		h := header.UDP(pkt.TransportHeader().Push(header.UDPMinimumSize))
-		length := uint16(header.UDPMinimumSize + len(p))
-		h.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: length})
-		sum := r.PseudoHeaderChecksum(udp.ProtocolNumber, length)
-		sum = ^h.CalculateChecksum(checksum.Combine(sum, checksum.Checksum(p, 0)))
-		if sum == 0 {
-			sum = 0xffff // 0 says that there is none (RFC 768)
-		}
-		h.SetChecksum(sum)
-		return pkt
-	})
+	src, dst := tcpip.AddrFromSlice(from.Addr().AsSlice()), tcpip.AddrFromSlice(to.Addr().AsSlice())
+	size := header.UDPMinimumSize + len(p)
+	var buf [header.IPv6MinimumSize + header.UDPMinimumSize]byte
+	h := header.UDP(buf[ipHeader:][:header.UDPMinimumSize])
+	h.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: uint16(size)})
+	h.SetChecksum(udpChecksum(h, src, dst, p))
+
+	if ipHeader+size > int(s.link.MTU()) {
+		return s.sendTransport(from.Addr(), to.Addr(), udp.ProtocolNumber, h, p)
+	}
+	// Most datagrams fit, and go to the device without another copy.
+	if v4 {
+		ip := header.IPv4(buf[:ipHeader])
+		ip.Encode(&header.IPv4Fields{
+			TotalLength: uint16(ipHeader + size),
+			Flags:       header.IPv4FlagDontFragment, // so no ID is needed (RFC 6864 section 4.1)
+			TTL:         defaultTTL,
+			Protocol:    uint8(udp.ProtocolNumber),
+			SrcAddr:     src,
+			DstAddr:     dst,
+		})
+		ip.SetChecksum(^ip.CalculateChecksum())
+	} else {
+		header.IPv6(buf[:ipHeader]).Encode(&header.IPv6Fields{
+			PayloadLength:     uint16(size),
+			TransportProtocol: udp.ProtocolNumber,
+			HopLimit:          defaultTTL,
+			SrcAddr:           src,
+			DstAddr:           dst,
+		})
+	}
+	return s.inject(networkProtocol(to.Addr()), buf[:ipHeader+header.UDPMinimumSize], p)
 }
 
-// sendTransport sends the packet that build makes, whose transport header is complete, from any address.
-func (s *Stack) sendTransport(from, to netip.Addr, proto tcpip.TransportProtocolNumber, build func(*stack.Route) *stack.PacketBuffer) error {
+// udpChecksum is the checksum of a datagram whose header is complete but for it.
+func udpChecksum(h header.UDP, src, dst tcpip.Address, p []byte) uint16 {
+	sum := header.PseudoHeaderChecksum(udp.ProtocolNumber, src, dst, uint16(len(h)+len(p)))
+	sum = ^h.CalculateChecksum(checksum.Combine(sum, checksum.Checksum(p, 0)))
+	if sum == 0 {
+		return 0xffff // 0 says that there is none (RFC 768)
+	}
+	return sum
+}
+
+// sendTransport sends a packet, whose transport header is complete, from any address by way of gVisor, which cuts it in
+// fragments where that is needed.
+func (s *Stack) sendTransport(from, to netip.Addr, proto tcpip.TransportProtocolNumber, hdr, payload []byte) error {
 	r, terr := s.stack.FindRoute(nicID, tcpip.AddrFromSlice(from.AsSlice()), tcpip.AddrFromSlice(to.AsSlice()),
 		networkProtocol(to), false)
 	if terr != nil {
 		return fmt.Errorf("find route: %w", errnoOf(terr))
 	}
 	defer r.Release()
-	pkt := build(r)
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: int(r.MaxHeaderLength()) + len(hdr),
+		Payload:            buffer.MakeWithData(payload),
+	})
 	defer pkt.DecRef()
+	copy(pkt.TransportHeader().Push(len(hdr)), hdr)
 	pkt.TransportProtocolNumber = proto
-	if terr := r.WritePacket(stack.NetworkHeaderParams{Protocol: proto, TTL: r.DefaultTTL()}, pkt); terr != nil {
+	if terr := r.WritePacket(stack.NetworkHeaderParams{Protocol: proto, TTL: defaultTTL}, pkt); terr != nil {
 		return fmt.Errorf("write packet: %w", errnoOf(terr))
 	}
 	return nil
-}
-
-// newTransportPacket is a packet with a copy of payload and room for the headers before it.
-func newTransportPacket(r *stack.Route, transportHeader int, payload []byte) *stack.PacketBuffer {
-	return stack.NewPacketBuffer(stack.PacketBufferOptions{
-		ReserveHeaderBytes: int(r.MaxHeaderLength()) + transportHeader,
-		Payload:            buffer.MakeWithData(payload),
-	})
 }

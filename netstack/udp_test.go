@@ -324,11 +324,11 @@ func udpPacket4(src, dst netip.AddrPort, payload []byte) []byte {
 	s, d := tcpip.AddrFrom4(src.Addr().As4()), tcpip.AddrFrom4(dst.Addr().As4())
 	u.SetChecksum(^u.CalculateChecksum(checksum.Combine(
 		header.PseudoHeaderChecksum(header.UDPProtocolNumber, s, d, uint16(len(u))), checksum.Checksum(payload, 0))))
-	return ip4(pkt, uint8(header.UDPProtocolNumber), s, d)
+	return finishIP4(pkt, uint8(header.UDPProtocolNumber), s, d)
 }
 
-// ip4 completes the header of pkt.
-func ip4(pkt []byte, proto uint8, src, dst tcpip.Address) []byte {
+// finishIP4 completes the header of pkt.
+func finishIP4(pkt []byte, proto uint8, src, dst tcpip.Address) []byte {
 	ip := header.IPv4(pkt)
 	ip.Encode(&header.IPv4Fields{TotalLength: uint16(len(pkt)), TTL: 64, Protocol: proto, SrcAddr: src, DstAddr: dst, ID: 1})
 	ip.SetChecksum(^ip.CalculateChecksum())
