@@ -39,7 +39,7 @@ func (e *endpoint) readLoop() error {
 	}
 	for {
 		if err := e.raw.Read(read); err != nil {
-			return err
+			return e.readFailure(ring, err)
 		}
 		switch {
 		case ring.err != nil && isTransientRead(ring.err):
@@ -51,6 +51,18 @@ func (e *endpoint) readLoop() error {
 		}
 		e.receive(ring)
 	}
+}
+
+// readFailure is why waiting for the device failed with err. When the device is gone the runtime knows no more than that
+// it cannot be waited for; the kernel says why.
+func (e *endpoint) readFailure(ring *rxRing, err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	if _, errno := ring.readv(e.fd, e.vnet); errno != nil && errno != unix.EAGAIN {
+		return os.NewSyscallError("readv", errno)
+	}
+	return err
 }
 
 // interrupt makes readLoop return, now or as soon as it is called.

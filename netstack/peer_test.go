@@ -261,3 +261,24 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+// refuseAll rejects every flow.
+var refuseAll = handlerOf(func(_ context.Context, a flow.Arrival) { a.Reject(flow.Denied) })
+
+// bareEndpoint is the door's end of a link without a stack, and the file at the other end.
+func bareEndpoint(t *testing.T) (*endpoint, *os.File) {
+	t.Helper()
+	door, inside := framePair(t)
+	e, err := newEndpoint(Config{
+		Link: Link{File: door}, MTU: DefaultMTU, Addr4: guest4, Gateway4: gateway4, Addr6: guest6, Gateway6: gateway6,
+		GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
+	}, newCounters())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		e.shut()
+		inside.Close()
+	})
+	return e, inside
+}

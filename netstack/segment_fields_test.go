@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"unsafe"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -96,3 +98,6 @@ func (p *peer) listenInside(t *testing.T, at netip.AddrPort) (stop func()) {
 		<-done
 	}
 }
+
+// iovecBytes is what an iovec points at.
+func iovecBytes(v unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }

@@ -25,6 +25,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if program, ok := os.LookupEnv(tapChild); ok {
+		os.Exit(runTapChild(program))
+	}
 	goleak.VerifyTestMain(m)
 }
 
