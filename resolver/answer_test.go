@@ -282,18 +282,3 @@ func TestEndlessChain(t *testing.T) {
 		t.Fatalf("audit: %v", r)
 	}
 }
-
-// TestExpansions: what a stub makes of a name and its search domains is told apart.
-func TestExpansions(t *testing.T) {
-	s, rec := enforcing(world)
-	s.Search = []string{"corp.test"}
-	for i, c := range []struct {
-		name string
-		want bool
-	}{{"api.test.corp.test", true}, {"db.corp.test", true}, {"corp.test", false}, {"notcorp.test", false}, {"api.test", false}} {
-		send(t, s, question(c.name, dns.TypeA, 0))
-		if got := rec.list()[i]; got.Expansion != c.want {
-			t.Errorf("%s: %+v", c.name, got)
-		}
-	}
-}

@@ -5,15 +5,12 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 	"github.com/sirupsen/logrus"
-
-	"github.com/weir-dev/weir/internal/hostname"
 )
 
 // Bounds of one [Server].
@@ -51,10 +48,8 @@ type Query struct {
 	Verdict  string // "allow", "deny", "would-deny"
 	Rule     string
 	Reason   string
-	// Expansion says that the name is below a search domain, so that a stub may have made it out of a shorter one.
-	Expansion bool
-	Confirm   bool // weir's own question on behalf of a flow ([Server.Confirm]), not one of the sandbox
-	Duration  time.Duration
+	Confirm  bool // weir's own question on behalf of a flow ([Server.Confirm]), not one of the sandbox
+	Duration time.Duration
 }
 
 // Server answers the questions of one sandbox. Upstream and Decide are needed; the zero value of every other field is
@@ -112,7 +107,8 @@ func (s *Server) Counters() map[string]uint64 {
 }
 
 // Serve answers on pc (UDP) and ln (TCP), either of which may be nil, until ctx ends or one of them fails. It closes both
-// and returns when the questions at work are done. The error is never nil.
+// and returns when the questions at work are done. The error is never nil. It may be called once for each address; the
+// bound of questions in flight is the Server's, the one of connections each call's.
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, ln net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -169,7 +165,6 @@ func (s *Server) route() string {
 func (s *Server) record(q Query) {
 	if s.Record != nil {
 		q.Route = s.route()
-		q.Expansion = slices.ContainsFunc(s.Search, func(d string) bool { return hostname.Under(q.Hostname, d) })
 		s.Record(q)
 	}
 }
