@@ -36,7 +36,8 @@ func (f *visit) datagrams(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { client.Close() })
 	defer stop()
 
-	first, hint := f.holdDatagrams(client)
+	var quic sniff.QUIC
+	first, hint := f.holdDatagrams(client, &quic)
 	d = f.routed(f.confirm(ctx, hint))
 	if len(first) > 0 && d.Verdict == policy.Allow && !f.settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst) {
 		d.Verdict, d.Reason = policy.Deny, "no-evidence"
@@ -56,12 +57,12 @@ func (f *visit) datagrams(ctx context.Context) {
 		return
 	}
 	defer upstream.Close()
-	f.carryDatagrams(ctx, client, upstream, first)
+	f.carryDatagrams(ctx, client, &upward{visit: f, ctx: ctx, to: upstream, quic: &quic}, first)
 }
 
 // holdDatagrams reads until the claim is known or there will be none, and returns what was read. Only QUIC and DTLS make
 // it wait for more than one datagram.
-func (f *visit) holdDatagrams(client net.Conn) ([][]byte, sniff.Hint) {
+func (f *visit) holdDatagrams(client net.Conn, quic *sniff.QUIC) ([][]byte, sniff.Hint) {
 	if f.Network != "udp" || f.isDNS() {
 		return nil, sniff.Hint{}
 	}
@@ -69,12 +70,14 @@ func (f *visit) holdDatagrams(client net.Conn) ([][]byte, sniff.Hint) {
 	defer client.SetReadDeadline(time.Time{})
 	buf := datagramBuffers.Get().(*[maxDatagram]byte)
 	defer datagramBuffers.Put(buf)
-	var quic sniff.QUIC
 	var held [][]byte
 	for {
 		n, err := client.Read(buf[:])
+		if err != nil && len(held) > 0 {
+			return held, sniff.Hint{Protocol: sniff.ProtocolQUIC, Malformed: unfinished}
+		}
 		if err != nil {
-			return held, sniff.Hint{}
+			return nil, sniff.Hint{}
 		}
 		held = append(held, append([]byte(nil), buf[:n]...))
 		hint, status := quic.Feed(buf[:n])
@@ -87,8 +90,12 @@ func (f *visit) holdDatagrams(client net.Conn) ([][]byte, sniff.Hint) {
 	}
 }
 
+// unfinished is what is wrong with a hello whose end does not come.
+const unfinished = "a hello that does not end"
+
 // carryDatagrams relays until the client's end is idle or closed, or the upstream says that nobody listens.
-func (f *visit) carryDatagrams(ctx context.Context, client, upstream net.Conn, first [][]byte) {
+func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, first [][]byte) {
+	upstream := u.to
 	if f.isDNS() && f.DNS != nil {
 		up, down, err := f.DNS(ctx, f.Network, f.dst, client, upstream)
 		f.recordClose(up, down, closeOf(ctx, err), err)
@@ -105,7 +112,6 @@ func (f *visit) carryDatagrams(ctx context.Context, client, upstream net.Conn, f
 		}
 		client.Close()
 	}()
-	u := &upward{visit: f, ctx: ctx, to: upstream}
 	err := u.writeAll(first)
 	if err == nil {
 		_, err = copyDatagrams(u, client)
@@ -121,25 +127,24 @@ func (f *visit) carryDatagrams(ctx context.Context, client, upstream net.Conn, f
 	f.recordClose(u.sent, down, closeOf(ctx, err), err)
 }
 
-// upward is the way out of a datagram flow. It looks at every datagram once more: a QUIC Initial that opens with a new
-// name on the same tuple is judged before it leaves.
+// upward is the way out of a datagram flow. It looks at every QUIC Initial once more: a new connection on the same tuple
+// is judged by its own name before it leaves.
 type upward struct {
 	*visit
 	ctx  context.Context
 	to   net.Conn
 	sent int64
 
-	next *sniff.QUIC
+	quic *sniff.QUIC
 	held [][]byte
-	seen string
 }
 
 // errPolicy ends a flow whose later bytes claimed a name that is not allowed.
 var errPolicy = errors.New("denied by policy")
 
 func (u *upward) Write(b []byte) (int, error) {
-	if dcid, ok := sniff.IsInitial(b); ok && u.Network == "udp" && (u.next != nil || string(dcid) != u.seen) {
-		return len(b), u.reopen(b, string(dcid))
+	if _, initial := sniff.IsInitial(b); initial && u.Network == "udp" && !u.settled {
+		return len(b), u.reopen(b)
 	}
 	n, err := u.to.Write(b)
 	if err == nil {
@@ -148,26 +153,27 @@ func (u *upward) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// reopen looks into an Initial with a connection ID not seen before. Those of the running connection do not open with
-// keys of their own ID (the server chose it) and pass; one that opens is a new connection and is judged by its claim.
-func (u *upward) reopen(b []byte, dcid string) error {
-	if u.next == nil {
-		u.next, u.seen = new(sniff.QUIC), dcid
+// reopen takes an Initial that came after the flow was judged. Those of the running connection pass. One that begins a
+// connection is held until its claim is known and judged; one that nobody can open is dropped, since no server can either.
+func (u *upward) reopen(b []byte) error {
+	hint, status, fresh := u.quic.Next(b)
+	if !fresh {
+		return u.writeAll([][]byte{b})
+	}
+	if status == sniff.Unknown {
+		return nil
 	}
 	u.held = append(u.held, append([]byte(nil), b...))
-	hint, status := u.next.Feed(b)
 	if status == sniff.More && len(u.held) < sniff.MaxDatagrams {
 		return nil
 	}
-	held := u.held
-	u.next, u.held = nil, nil
 	if status == sniff.More {
-		hint.Malformed = "a hello that does not end"
+		hint.Malformed = unfinished
 	}
-	if status != sniff.Unknown && !u.settled {
-		if d := u.late(u.ctx, hint); d.Verdict == policy.Deny {
-			return errPolicy
-		}
+	held := u.held
+	u.held = nil
+	if d := u.late(u.ctx, hint); d.Verdict == policy.Deny {
+		return errPolicy
 	}
 	return u.writeAll(held)
 }

@@ -80,27 +80,28 @@ func (f *visit) carryStream(ctx context.Context, client, upstream net.Conn) {
 	f.ended(ctx, r.Wait())
 }
 
-// upward says how the client's bytes begin: with the held ones, and under watch for a later hello where names decide and
-// the first bytes were no TLS. It is not ok when the held bytes have such a hello in them already and it is denied.
+// upward says how the client's bytes begin: with the held ones, and where names decide under watch for a later hello. It is not ok when the held bytes have such a hello in them already and it is denied.
 func (f *visit) upward(ctx context.Context, h *held) (opts relay.Options, ok bool) {
 	opts.FirstUp = h.bytes
-	if f.settled || h.status == sniff.Done && h.hint.Protocol == sniff.ProtocolTLS {
+	if f.settled {
 		return opts, true
 	}
 	later := &later{visit: f, ctx: ctx}
+	seen := h.bytes // what the watch has to see of the held bytes: those that no sniffer took for a claim
 	switch {
-	case h.status == sniff.More && h.err == nil: // the hold ended in the middle of a claim, which goes on
-		later.stream = &h.stream
-	case h.hint.Upgrade && len(h.bytes) > h.hint.Consumed:
-		switch err := later.look(h.bytes[h.hint.Consumed:]); {
-		case errors.Is(err, errPolicy):
-			return opts, false
-		case err != nil:
-			return opts, true
-		}
+	case h.hint.Upgrade:
+		seen = h.bytes[h.hint.Consumed:]
+	case h.status == sniff.Done:
+		seen = nil
 	}
-	opts.WatchUp = later.look
-	return opts, true
+	err := later.see(seen)
+	if h.status == sniff.More { // the hold ended in the middle of a claim, which goes on
+		later.stream = &h.stream
+	}
+	if err == nil {
+		opts.WatchUp = later.look
+	}
+	return opts, !errors.Is(err, errPolicy)
 }
 
 // turnAway ends a flow that was accepted and then denied: not one held byte has left.
@@ -171,31 +172,38 @@ func (f *visit) late(ctx context.Context, hint sniff.Hint) policy.Decision {
 	return d
 }
 
-// later looks on while the client's bytes pass, for a ClientHello that comes after plaintext (STARTTLS, SSLRequest) or
-// whose beginning came before the hold ran out.
+// later looks on while the client's bytes pass, for a ClientHello that comes after plaintext (STARTTLS, SSLRequest), the
+// second one after a HelloRetryRequest, or a claim whose beginning came before the hold ran out.
 type later struct {
 	*visit
 	ctx    context.Context
-	stream *sniff.Stream
+	stream *sniff.Stream // nil once it has nothing more to say
 	watch  sniff.Watch
 }
 
 // look is shown each chunk before it leaves. The last octets of a hello that is denied never do.
 func (l *later) look(b []byte) error {
-	var hint sniff.Hint
-	var status sniff.Status
 	if l.stream != nil {
-		hint, status = l.stream.Feed(b)
-	} else {
-		hint, status = l.watch.Feed(b)
+		hint, status := l.stream.Feed(b)
+		if status != sniff.More {
+			l.stream = nil
+		}
+		if status == sniff.Done && l.late(l.ctx, hint).Verdict == policy.Deny {
+			return errPolicy
+		}
 	}
+	return l.see(b)
+}
+
+func (l *later) see(b []byte) error {
+	hint, status := l.watch.Feed(b)
 	switch {
-	case status == sniff.More:
-		return nil
 	case status == sniff.Done && l.late(l.ctx, hint).Verdict == policy.Deny:
 		return errPolicy
+	case status == sniff.Unknown && l.stream == nil:
+		return relay.ErrDoneWatching
 	}
-	return relay.ErrDoneWatching
+	return nil
 }
 
 // held is what the client said first.
@@ -228,6 +236,9 @@ func holdStream(client net.Conn, wait time.Duration) *held {
 		if n > 0 {
 			h.hint, h.status = h.stream.Feed(b[len(b) : len(b)+n])
 			b = b[:len(b)+n]
+		}
+		if h.hint.MayWait {
+			break
 		}
 	}
 	client.SetReadDeadline(time.Time{})
