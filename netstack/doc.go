@@ -19,5 +19,11 @@
 // is accepted is a [net.Conn] of our own (tcpconn.go) with fast paths between gVisor's buffers and a host socket that
 // copy nothing in user space (splice.go).
 //
+// Datagrams do not become gVisor endpoints. UDP (udp.go) and ICMP echo (icmp.go) share one kind of bounded table
+// (datagram_table.go) of flows, each a net.Conn with a queue (datagram_conn.go); what the host answers goes straight to
+// the device. The table ends flows that are idle, lets the quietest make room when it is full, and remembers refusals for
+// a moment, so that a program that shouts at a closed door costs little. Nobody's ping is answered but the gateway's own.
+// DHCP requests for the gateway (dhcp.go) get the sandbox's one address, from a server with a stack of its own.
+//
 // One Stack serves one sandbox: attribution is the file descriptor, and every limit is the sandbox's own.
 package netstack
