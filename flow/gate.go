@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -39,6 +40,9 @@ type Names struct {
 	// Hold keeps the evidence for addr alive until release is called.
 	Hold func(addr netip.Addr) (release func())
 }
+
+// ErrNotDNS is what a [DNSWatch] returns for a flow to port 53 that carries something else and is denied for it.
+var ErrNotDNS = errors.New("not dns")
 
 // DNSWatch carries a flow to a DNS server that the program chose itself: questions are judged and recorded one by one.
 // It returns when either side ends, with the octets carried each way; both connections stay the caller's.

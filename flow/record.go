@@ -79,7 +79,10 @@ func (f *visit) recordClose(up, down int64, cause string, err error) {
 		Hostname: name, Dst: f.dst, Protocol: f.Network, Route: f.decision.Route, Verdict: f.decision.Verdict.String(),
 		BytesSent: uint64(up), BytesReceived: uint64(down), Duration: time.Since(f.start), Close: cause,
 	}
-	if cause == "policy" {
+	switch {
+	case errors.Is(err, ErrNotDNS):
+		c.Reason, c.Rule = policy.ReasonMalformed, "builtin:dns"
+	case cause == "policy":
 		c.Reason, c.Rule = f.decision.Reason, f.decision.Rule
 	}
 	if cause == "error" && err != nil {
@@ -95,7 +98,7 @@ func (f *visit) emit(d event.Details) {
 // closeOf names the way a flow ended.
 func closeOf(ctx context.Context, err error) string {
 	switch {
-	case errors.Is(err, errPolicy):
+	case errors.Is(err, errPolicy), errors.Is(err, ErrNotDNS):
 		return "policy"
 	case ctx.Err() != nil:
 		return "exit"

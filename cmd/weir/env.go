@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -106,11 +107,15 @@ var shellNoise = []string{"PWD", "OLDPWD", "SHLVL", "_", "LS_COLORS", "DISPLAY",
 // shellNoisePrefixes are the families of such variables.
 var shellNoisePrefixes = []string{"XDG_", "SSH_", "DBUS_", "GNOME_", "GTK_", "QT_", "KDE_", "TMUX", "VTE_", "TERM_", "LC_", "GIO_", "WEIR_"}
 
+// shellName is a name that somebody may have set on purpose.
+var shellName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 // worthTelling filters withheld names down to those a user may have wanted to pass, secrets first.
 func worthTelling(withheld []string) []string {
 	var secrets, others []string
 	for _, name := range withheld {
 		switch {
+		case !shellName.MatchString(name):
 		case looksSecret(name) || strings.HasSuffix(name, "_KEY"):
 			secrets = append(secrets, name)
 		case slices.Contains(shellNoise, name) || slices.ContainsFunc(shellNoisePrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/netip"
 
+	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/resolver"
@@ -49,4 +52,13 @@ func (d *dataPath) recordQuery(q resolver.Query) {
 		Hostname: q.Hostname, QType: q.Qtype, Server: q.Server, RCode: q.Rcode, Answers: q.Answers,
 		Route: q.Route, Verdict: q.Verdict, Rule: q.Rule, Reason: q.Reason, Duration: q.Duration,
 	})
+}
+
+// watchDNS carries a flow to a DNS server of the program's choice.
+func (d *dataPath) watchDNS(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error) {
+	up, down, err = d.dns.Watch(ctx, network, server, client, upstream)
+	if errors.Is(err, resolver.ErrNotDNS) {
+		err = flow.ErrNotDNS
+	}
+	return up, down, err
 }

@@ -306,6 +306,12 @@ func (p *plan) checkEvents() error {
 			return err
 		}
 		p.eventsTarget.path = filepath.Join(dir, "events.jsonl")
+	default:
+		path, err := filepath.Abs(p.events) // the data path lives in another directory
+		if err != nil {
+			return fmt.Errorf("--events %s: %w", p.events, err)
+		}
+		p.eventsTarget.path = path
 	}
 	return nil
 }

@@ -1,0 +1,119 @@
+//go:build linux
+
+package tests
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/weir-dev/weir/internal/playground"
+)
+
+func tlsServer(c net.Conn, w *playground.World) net.Conn { return tls.Server(c, w.TLSConfig()) }
+
+// TestScripts runs testdata/script. Besides testscript's own commands a script has
+//
+//	events FILE KIND [FIELD=VALUE ...]   FILE has such an event; VALUE * is any but empty; ! for: has none
+//
+// and the variables BIN (weir, probe), CA (the world's authority) and PROBE, the flags that show both to CMD.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup:               setupScript,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"events": eventsCommand},
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "root":
+				return os.Geteuid() == 0, nil
+			case "tun":
+				f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+				if err == nil {
+					f.Close()
+				}
+				return err == nil, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+	})
+}
+
+func setupScript(env *testscript.Env) error {
+	home := filepath.Join(env.WorkDir, "home")
+	if err := os.Mkdir(home, 0o755); err != nil {
+		return err
+	}
+	env.Setenv("HOME", home)
+	env.Setenv("WEIR_TEST_BIN", binDir())
+	env.Setenv("WEIR_PLAYGROUND", "1")
+	env.Setenv("PATH", binDir()+":"+os.Getenv("PATH"))
+	env.Setenv("BIN", binDir())
+	env.Setenv("CA", world.CAFile())
+	env.Setenv("SHOW", "--share="+filepath.Join(binDir(), "probe")+":/run/probe:ro")
+	env.Setenv("TRUST", "--share="+world.CAFile()+":/run/ca.pem:ro")
+	env.Setenv("CERT", "--env=SSL_CERT_FILE=/run/ca.pem")
+	return nil
+}
+
+// eventsCommand asserts on an event log.
+func eventsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: events FILE KIND [FIELD=VALUE ...]")
+	}
+	text := []byte(ts.ReadFile(args[0]))
+	for line := range bytes.Lines(text) {
+		if eventMatches(ts, line, args[1], args[2:]) {
+			if neg {
+				ts.Fatalf("there is such an event: %s", line)
+			}
+			return
+		}
+	}
+	if !neg {
+		ts.Fatalf("no event %s in:\n%s", strings.Join(args[1:], " "), text)
+	}
+}
+
+func eventMatches(ts *testscript.TestScript, line []byte, kind string, fields []string) bool {
+	var e struct {
+		Event   string
+		App     string
+		Details map[string]any
+	}
+	if err := json.Unmarshal(line, &e); err != nil {
+		ts.Fatalf("not a line of JSON: %s: %v", line, err)
+	}
+	if e.Event != kind {
+		return false
+	}
+	for _, f := range fields {
+		name, want, _ := strings.Cut(f, "=")
+		got := fmt.Sprint(e.Details[name])
+		if e.Details[name] == nil {
+			got = ""
+		}
+		if name == "app" {
+			got = e.App
+		}
+		if want == "*" && got != "" && got != "0" || got == want {
+			continue
+		}
+		return false
+	}
+	return true
+}
+
+// stateOf keeps a test's weir away from the user's own state.
+func stateOf(t *testing.T) []string {
+	dir := t.TempDir()
+	return append(os.Environ(), "XDG_DATA_HOME="+dir+"/data", "XDG_STATE_HOME="+dir+"/state", "XDG_CONFIG_HOME="+dir+"/config")
+}
