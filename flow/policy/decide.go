@@ -74,15 +74,8 @@ func (j *judge) enforce() Decision {
 // read turns the question into the key of all lookups.
 func (j *judge) read() {
 	q := &j.q
-	switch q.Network {
-	case "tcp":
-		j.k.proto = TCP
-	case "udp":
-		j.k.proto = UDP
-	case "icmp":
-		j.k.proto = ICMP
-		q.Final = true // there is no claim to wait for
-	}
+	j.k.proto = protoOf(q.Network)
+	q.Final = q.Final || j.k.proto == ICMP // there is no claim to wait for
 	j.k.port = q.Dst.Port()
 	j.addr = q.Dst.Addr().Unmap().WithZone("")
 	j.nInside = len(guard.AppendEmbedded(j.inside[:0], j.addr))

@@ -8,12 +8,12 @@ import (
 
 // Error is one thing that is wrong in a rule or a policy file, told to the person who wrote it.
 type Error struct {
-	File   string // as given to LoadFile, or "flag" for a rule on the command line
-	Line   int    // from 1; the number of the rule for a flag
-	Column int    // from 1, in characters
-	Msg    string // what is wrong, one line
-	Fix    string // what to write instead, one line; "" when there is nothing to say
-	Source string // the line of text that the column points into, for a caret; "" if unknown
+	File   string `json:"file"`    // as given to LoadFile, or FlagFile for a rule on the command line
+	Line   int    `json:"line"`    // from 1; the number of the rule for a flag
+	Column int    `json:"column"`  // from 1, in characters
+	Msg    string `json:"message"` // what is wrong, one line
+	Fix    string `json:"fix"`     // what to write instead, one line; "" when there is nothing to say
+	Source string `json:"-"`       // the line of text that the column points into, for a caret; "" if unknown
 }
 
 // Error returns FILE:LINE:COLUMN: what is wrong (what to do).
@@ -32,9 +32,9 @@ func (e *Error) Error() string {
 // maxSource is how much of a line is shown above a caret, in characters.
 const maxSource = 160
 
-// Report returns the error as a terminal shows it: where and what, the line with a caret under the character, the fix.
+// Detail returns the error as a terminal shows it: where and what, the line with a caret under the character, the fix.
 // Each part ends in a newline.
-func (e *Error) Report() string {
+func (e *Error) Detail() string {
 	var b strings.Builder
 	if e.File != "" {
 		fmt.Fprintf(&b, "%s:%d:%d: ", e.File, e.Line, e.Column)
@@ -74,6 +74,15 @@ func (e Errors) Error() string {
 		lines[i] = e[i].Error()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Detail returns the details of each.
+func (e Errors) Detail() string {
+	var b strings.Builder
+	for i := range e {
+		b.WriteString(e[i].Detail())
+	}
+	return b.String()
 }
 
 // Unwrap lets errors.Is and errors.As see each of them.

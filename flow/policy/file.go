@@ -30,6 +30,15 @@ type File struct {
 	Warnings []*Error
 
 	hasDefaults bool
+	lines       []string // of the text, to show where something is wrong
+}
+
+// line returns a line of the text, "" if there is none.
+func (f *File) line(n int) string {
+	if f == nil || n < 1 || n > len(f.lines) {
+		return ""
+	}
+	return f.lines[n-1]
 }
 
 // App is what a file says about one app.
@@ -90,7 +99,7 @@ func ParseFile(name string, data []byte) (*File, error) {
 		})
 		return nil, d.errs[:min(len(d.errs), MaxErrors)]
 	}
-	f.Warnings = d.warnings
+	f.Warnings, f.lines = d.warnings, d.lines
 	return f, nil
 }
 

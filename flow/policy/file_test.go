@@ -34,7 +34,7 @@ func TestBrokenFiles(t *testing.T) {
 				if e.Line < 1 || e.Column < 1 || e.File == "" {
 					t.Errorf("error without a position: %+v", e)
 				}
-				got.WriteString(e.Report())
+				got.WriteString(e.Detail())
 			}
 			golden := strings.TrimSuffix(path, ".yaml") + ".golden"
 			if *update {
@@ -225,7 +225,7 @@ func FuzzFile(f *testing.F) {
 				if e.Line < 1 || e.Column < 1 || e.Msg == "" {
 					t.Fatalf("%+v", e)
 				}
-				_ = e.Report()
+				_ = e.Detail()
 			}
 			return
 		}

@@ -268,7 +268,7 @@ func compile(rules []Rule, f *File, route string) (*matcher, error) {
 				return nil, &Error{File: r.Pos.File, Line: r.Pos.Line, Column: r.Pos.Column,
 					Msg:    fmt.Sprintf("%s goes %s here and %s in %s (%s)", t, e.route, other.route, other.text, other.label),
 					Fix:    "give both the same route, or make one target more specific",
-					Source: ""}
+					Source: source(r, f)}
 			}
 			m.allow.add(e)
 			m.claims.addName(e)
@@ -278,6 +278,14 @@ func compile(rules []Rule, f *File, route string) (*matcher, error) {
 		}
 	}
 	return m, nil
+}
+
+// source returns the text that a rule's position points into.
+func source(r Rule, f *File) string {
+	if f != nil && r.Pos.File == f.Name {
+		return f.line(r.Pos.Line)
+	}
+	return r.String()
 }
 
 // addName adds the flows of an entry for a name.
@@ -300,7 +308,7 @@ func expand(r Rule, f *File) ([]Target, error) {
 		return []Target{r.Target}, nil
 	}
 	if msg, fix := unknownGroup(f, r.Target.Name); msg != "" {
-		return nil, &Error{File: r.Pos.File, Line: r.Pos.Line, Column: r.Pos.Column, Msg: msg, Fix: fix, Source: r.String()}
+		return nil, &Error{File: r.Pos.File, Line: r.Pos.Line, Column: r.Pos.Column, Msg: msg, Fix: fix, Source: source(r, f)}
 	}
 	var targets []Target
 	for _, t := range f.Groups[r.Target.Name] {

@@ -16,20 +16,20 @@ import (
 // name that was only asked for. What was denied when it was seen, or what no sound rule can repeat, is listed too, but
 // commented out: a person decides.
 type Suggestion struct {
-	Apps []SuggestedApp // in the order of their names
+	Apps []SuggestedApp `json:"apps"` // in the order of their names
 }
 
 // SuggestedApp is the part of one app.
 type SuggestedApp struct {
-	Name  string
-	Rules []SuggestedRule // names first, in alphabetical order, then addresses
+	Name  string          `json:"name"`
+	Rules []SuggestedRule `json:"rules"` // names first, in alphabetical order, then addresses
 }
 
 // SuggestedRule is one line.
 type SuggestedRule struct {
-	Text    string // a rule that ParseRule reads
-	Comment string // how it was seen; one printable line
-	Refused string // why the line is commented out; "" for one that is in force
+	Text    string `json:"rule"`              // what ParseRule reads
+	Comment string `json:"comment"`           // how it was seen; one printable line
+	Refused string `json:"refused,omitempty"` // why the line is commented out; "" for one that is in force
 }
 
 // seen is what is known about one target and protocol on one route.

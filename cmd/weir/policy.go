@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/flow/policy"
+)
+
+func newPolicyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Check, explain, suggest and test policies",
+		Long: `A policy says which names and addresses each app may reach: docs/policy.md has the language.
+
+The way to a policy is short: let the program do its work once, review what it did, enforce that.`,
+		Example: `  weir run --learn weir.yaml --name github -- npx -y @modelcontextprotocol/server-github
+  weir policy check weir.yaml
+  weir policy explain weir.yaml github api.github.com
+  weir run -f weir.yaml --name github -- npx -y @modelcontextprotocol/server-github`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newPolicyCheckCommand(), newPolicyExplainCommand(), newPolicySuggestCommand(), newPolicyTestCommand())
+	return cmd
+}
+
+func newPolicyCheckCommand() *cobra.Command {
+	schema := false
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Say what is wrong in a policy file, where, and what to write instead",
+		Long:  "Says what is wrong in a policy file, where, and what to write instead. Exit status 0 when nothing is, 1 otherwise; warnings do not count.",
+		Example: `  weir policy check weir.yaml
+  weir policy check --json weir.yaml
+  weir policy check --schema > weir.schema.json     for editors`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if schema {
+				return usage(cobra.NoArgs(cmd, args))
+			}
+			return usage(cobra.ExactArgs(1)(cmd, args))
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if schema {
+				_, err := cmd.OutOrStdout().Write(policy.Schema())
+				return err
+			}
+			return checkPolicy(cmd, args[0])
+		},
+	}
+	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema of the file instead")
+	return cmd
+}
+
+// checked is the result of policy check.
+type checked struct {
+	File     string          `json:"file"`
+	OK       bool            `json:"ok"`
+	Apps     []checkedApp    `json:"apps"`
+	Errors   []*policy.Error `json:"errors"`
+	Warnings []*policy.Error `json:"warnings"`
+}
+
+type checkedApp struct {
+	Name   string `json:"name"`
+	Mode   string `json:"mode"`
+	Rules  int    `json:"rules"`
+	Digest string `json:"digest"`
+}
+
+func checkPolicy(cmd *cobra.Command, path string) error {
+	result := checked{File: path, Apps: []checkedApp{}, Errors: []*policy.Error{}, Warnings: []*policy.Error{}}
+	file, err := policy.LoadFile(path)
+	if err == nil {
+		result.Warnings = append(result.Warnings, file.Warnings...)
+		result.Apps, err = compileApps(file)
+	}
+	if result.Errors = append(result.Errors, policyErrors(err)...); err != nil && len(result.Errors) == 0 {
+		return err // the file could not be read
+	}
+	result.OK = len(result.Errors) == 0
+	if wantsJSON(cmd) {
+		if err := writeJSON(cmd.OutOrStdout(), result); err != nil {
+			return err
+		}
+	} else {
+		for _, w := range result.Warnings {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s:%d:%d: warning: %s\n", event.Escape(w.File), w.Line, w.Column, event.Escape(w.Msg))
+		}
+		writeDetails(cmd.ErrOrStderr(), result.Errors)
+		writeChecked(cmd.OutOrStdout(), result)
+	}
+	if !result.OK {
+		return exitError{status: 1}
+	}
+	return nil
+}
+
+// compileApps compiles the policy of every app, which finds rules that do not go together.
+func compileApps(f *policy.File) ([]checkedApp, error) {
+	apps := []checkedApp{}
+	var errs policy.Errors
+	for _, a := range f.Apps {
+		p, err := policy.New(policy.Config{File: f, App: a.Name})
+		if err != nil {
+			errs = append(errs, policyErrors(err)...)
+			continue
+		}
+		n := len(f.Allow) + len(f.Deny) + len(a.Allow) + len(a.Deny) + len(a.InstallAllow)
+		apps = append(apps, checkedApp{Name: a.Name, Mode: p.Mode(), Rules: n, Digest: p.Digest()})
+	}
+	if _, err := policy.New(policy.Config{File: f}); err != nil && len(f.Apps) == 0 {
+		errs = append(errs, policyErrors(err)...)
+	}
+	if len(errs) > 0 {
+		return apps, errs
+	}
+	return apps, nil
+}
+
+func writeChecked(w io.Writer, result checked) {
+	if !result.OK {
+		return
+	}
+	fmt.Fprintf(w, "%s: ok\n", event.Escape(result.File))
+	for _, a := range result.Apps {
+		fmt.Fprintf(w, "  %s: %s, %d rules\n", a.Name, a.Mode, a.Rules)
+	}
+}
+
+func newPolicyExplainCommand() *cobra.Command {
+	installed := false
+	cmd := &cobra.Command{
+		Use:   "explain FILE APP DEST",
+		Short: "Say what a policy does with a destination, and which rule says so",
+		Long: `Says what a policy does with a destination, and which rule says so.
+
+DEST is NAME, NAME:PORT or ADDRESS:PORT, and may end in /tcp, /udp or /icmp. A name is explained as a program uses it:
+it asks weir's DNS, gets a public address, connects there and says the name again in its first bytes.
+The exit status is 0 whatever the verdict is.`,
+		Example: `  weir policy explain weir.yaml github api.github.com
+  weir policy explain weir.yaml postgres db.corp.example:5432
+  weir policy explain --json weir.yaml github 169.254.169.254:80`,
+		Args: func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(3)(cmd, args)) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := loadPolicy(cmd, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if installed {
+				p.InstallDone()
+			}
+			return explainPolicy(cmd, p, args[2])
+		},
+	}
+	cmd.Flags().BoolVar(&installed, "installed", false, "as it is after the server has answered initialize, without the install rules")
+	return cmd
+}
+
+func explainPolicy(cmd *cobra.Command, p *policy.Policy, dest string) error {
+	x, err := p.Explain(dest)
+	var bad *policy.ErrDest
+	if errors.As(err, &bad) {
+		return usageError{hint(errors.New(bad.Msg), "%s", bad.Fix)}
+	}
+	if err != nil {
+		return err
+	}
+	if wantsJSON(cmd) {
+		return writeJSON(cmd.OutOrStdout(), x)
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "%s: %s", event.Escape(x.Dest), x.Verdict)
+	if x.Reason != "" {
+		fmt.Fprintf(out, " (%s)", x.Reason)
+	}
+	fmt.Fprintf(out, ", rule %s, route %s, mode %s\n", event.Escape(x.Rule), x.Route, x.Mode)
+	for _, sentence := range x.Words {
+		fmt.Fprintf(out, "  %s\n", event.Escape(sentence))
+	}
+	if x.Hint != "" {
+		fmt.Fprintf(out, "  To allow it: --allow %s\n", event.Escape(x.Hint))
+	}
+	return nil
+}
+
+func newPolicySuggestCommand() *cobra.Command {
+	app := ""
+	cmd := &cobra.Command{
+		Use:   "suggest EVENTS",
+		Short: "Write the narrowest policy under which what the events show passes again",
+		Long: `Writes the narrowest policy under which what the events show passes again, and nothing that they do not show.
+EVENTS is an event log (JSON Lines), or - for stdin. What was denied is there too, commented out: review the file.`,
+		Example: `  weir policy suggest ~/.local/state/weir/events.jsonl > weir.yaml
+  weir policy suggest --app github events.jsonl
+  grep 7f3a9c events.jsonl | weir policy suggest -`,
+		Args: func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(1)(cmd, args)) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			observed, err := readEvents(cmd, args[0], app)
+			if err != nil {
+				return err
+			}
+			s := policy.Suggest(observed)
+			if wantsJSON(cmd) {
+				return writeJSON(cmd.OutOrStdout(), s)
+			}
+			_, err = cmd.OutOrStdout().Write(s.YAML())
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&app, "app", "", "only what `APP` did")
+	return cmd
+}
+
+func newPolicyTestCommand() *cobra.Command {
+	events := ""
+	cmd := &cobra.Command{
+		Use:   "test --events EVENTS FILE",
+		Short: "Judge recorded events again under a policy and show what would change",
+		Long: `Judges recorded flows and questions again under a policy file and shows what would change.
+Exit status 1 when something that passed would be denied, 0 otherwise.`,
+		Example: `  weir policy test --events events.jsonl weir.yaml`,
+		Args:    func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(1)(cmd, args)) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if events == "" {
+				return usageError{errors.New("--events is missing")}
+			}
+			return testPolicy(cmd, events, args[0])
+		},
+	}
+	cmd.Flags().StringVar(&events, "events", "", "event log (`EVENTS`, JSON Lines), or - for stdin")
+	return cmd
+}
+
+// change is an event that a policy judges in another way than it was judged.
+type change struct {
+	App     string `json:"app"`
+	What    string `json:"what"`
+	Was     string `json:"was"`
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason"`
+	Rule    string `json:"rule"`
+	Count   int    `json:"count"`
+}
+
+func testPolicy(cmd *cobra.Command, events, path string) error {
+	observed, err := readEvents(cmd, events, "")
+	if err != nil {
+		return err
+	}
+	policies := map[string]*policy.Policy{}
+	index := map[change]int{}
+	changes, denied := []change{}, false
+	for _, o := range observed {
+		p := policies[o.App]
+		if p == nil {
+			if p, err = loadPolicy(cmd, path, o.App); err != nil {
+				return err
+			}
+			policies[o.App] = p
+		}
+		v, reason, rule := p.DecideObserved(o)
+		passed := o.Verdict != policy.Deny.String()
+		if passed == (v != policy.Deny) {
+			continue
+		}
+		denied = denied || passed
+		c := change{App: o.App, What: observedText(o), Was: o.Verdict, Verdict: v.String(), Reason: reason, Rule: rule}
+		if i, seen := index[c]; seen {
+			changes[i].Count++
+			continue
+		}
+		index[c] = len(changes)
+		c.Count = 1
+		changes = append(changes, c)
+	}
+	if wantsJSON(cmd) {
+		err = writeJSON(cmd.OutOrStdout(), map[string]any{"events": len(observed), "changes": changes})
+	} else {
+		for _, c := range changes {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: was %s, would be %s (%s, %s), %dx\n", event.Escape(c.App), event.Escape(c.What), event.Escape(c.Was), c.Verdict, c.Reason, event.Escape(c.Rule), c.Count)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%d events, %d changes\n", len(observed), len(changes))
+	}
+	if err == nil && denied {
+		return exitError{status: 1}
+	}
+	return err
+}
+
+func observedText(o policy.Observation) string {
+	if o.Question {
+		return o.Names[0] + "/dns"
+	}
+	dest := o.Addr.String()
+	if len(o.Names) > 0 {
+		dest = o.Names[0]
+	}
+	if o.Claim != "" {
+		dest = o.Claim
+	}
+	if o.Proto == policy.ICMP {
+		return dest + "/icmp"
+	}
+	return fmt.Sprintf("%s:%d/%s", dest, o.Port, o.Proto)
+}
+
+// readEvents reads an event log. Lines that are no events are skipped and counted on stderr: a log that is being written
+// ends in the middle of one.
+func readEvents(cmd *cobra.Command, path, app string) ([]policy.Observation, error) {
+	in := cmd.InOrStdin()
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("open events: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	var observed []policy.Observation
+	lines, broken := 0, 0
+	scan := bufio.NewScanner(in)
+	scan.Buffer(make([]byte, 0, policy.MaxEvent), policy.MaxEvent+1)
+	for scan.Scan() {
+		if len(strings.TrimSpace(scan.Text())) == 0 {
+			continue
+		}
+		lines++
+		o, ok, err := policy.Observe(scan.Bytes())
+		if err != nil {
+			broken++
+		}
+		if ok && (app == "" || o.App == app) {
+			observed = append(observed, o)
+		}
+	}
+	switch err := scan.Err(); {
+	case err != nil:
+		return nil, fmt.Errorf("read events: %w", err)
+	case broken > 0 && broken == lines:
+		return nil, fmt.Errorf("read events: none of the %d lines is an event", lines)
+	case broken > 0:
+		fmt.Fprintf(cmd.ErrOrStderr(), "weir: %d of %d lines are no events and were skipped\n", broken, lines)
+	}
+	return observed, nil
+}
+
+// loadPolicy compiles what a file says about an app. What is wrong is written to stderr.
+func loadPolicy(cmd *cobra.Command, path, app string) (*policy.Policy, error) {
+	file, err := policy.LoadFile(path)
+	var p *policy.Policy
+	if err == nil {
+		p, err = policy.New(policy.Config{File: file, App: app})
+	}
+	if errs := policyErrors(err); len(errs) > 0 {
+		if wantsJSON(cmd) {
+			if err := writeJSON(cmd.OutOrStdout(), map[string]any{"errors": errs}); err != nil {
+				return nil, err
+			}
+		}
+		writeDetails(cmd.ErrOrStderr(), errs)
+		return nil, exitError{status: 1}
+	}
+	return p, err
+}
+
+// policyErrors returns the errors that have a place in a file.
+func policyErrors(err error) []*policy.Error {
+	var all policy.Errors
+	var one *policy.Error
+	switch {
+	case errors.As(err, &all):
+		return all
+	case errors.As(err, &one):
+		return []*policy.Error{one}
+	}
+	return nil
+}
+
+func writeDetails(w io.Writer, errs []*policy.Error) {
+	for _, e := range errs {
+		for line := range strings.Lines(e.Detail()) {
+			fmt.Fprintln(w, event.Escape(strings.TrimSuffix(line, "\n")))
+		}
+	}
+}
+
+func wantsJSON(cmd *cobra.Command) bool {
+	on, err := cmd.Flags().GetBool("json")
+	return err == nil && on
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
