@@ -25,19 +25,19 @@ const (
 // IsInit says whether this process is the init of a sandbox: then main calls [InitMain] before anything else.
 func IsInit() bool { return os.Getpid() == 1 && len(os.Args) > 0 && os.Args[0] == initName }
 
-// InitMain is PID 1 of a sandbox. It never returns.
+// InitMain is PID 1 of a sandbox. It never returns, and ends without the runtime's last words: nothing waits for them.
 func InitMain() {
 	unix.CloseOnExec(controlFd)
 	unix.CloseOnExec(ordersFd)
 	ctl, err := newControl(controlFd)
 	if err != nil {
-		os.Exit(exitFailed) // not started by a launcher
+		syscall.Exit(exitFailed) // not started by a launcher
 	}
 	if err := runInit(ctl); err != nil {
 		ctl.send(message{Op: opFailed, Failure: newFailure(err)})
-		os.Exit(exitFailed)
+		syscall.Exit(exitFailed)
 	}
-	os.Exit(0)
+	syscall.Exit(0)
 }
 
 // runInit is the life of a sandbox.
@@ -158,7 +158,7 @@ func forward(ctl *control, pid int) {
 		m, fds, err := ctl.receive()
 		closeAll(fds)
 		if err != nil {
-			os.Exit(exitFailed)
+			syscall.Exit(exitFailed)
 		}
 		if m.Op == opSignal {
 			syscall.Kill(pid, syscall.Signal(m.Signal))

@@ -110,7 +110,7 @@ func probeSpec(t testing.TB, what string) Spec {
 	spec := testSpec("")
 	self := selfCopy(t)
 	spec.Command = []string{self}
-	spec.Env = append(spec.Env, probeEnv+"="+what)
+	spec.Env = append(spec.Env, probeEnv+"="+what, "GORACE=atexit_sleep_ms=0")
 	spec.Shares = []Share{{Host: filepath.Dir(self), ReadOnly: true}}
 	return spec
 }
@@ -167,7 +167,7 @@ func (c caller) launcher(t testing.TB, self string, spec Spec) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = []string{launchEnv + "=" + string(b)}
+	cmd.Env = []string{launchEnv + "=" + string(b), "GORACE=atexit_sleep_ms=0"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred}
 	return cmd
 }
