@@ -3,23 +3,11 @@ package relay
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
 )
-
-// closeWrite ends the stream towards c. A connection that has no half-close is closed whole: its peer must see the end.
-func closeWrite(c net.Conn) error {
-	hc, ok := c.(interface{ CloseWrite() error })
-	if !ok {
-		return c.Close()
-	}
-	err := hc.CloseWrite()
-	if errors.Is(err, syscall.ENOTCONN) || errors.Is(err, net.ErrClosed) {
-		return nil // the peer is gone already; the other half finds out by itself
-	}
-	return err
-}
 
 // abort closes c with a RST where it can send one.
 func abort(c net.Conn) {
@@ -46,4 +34,9 @@ func causeOf(err error) Cause {
 		return Timeout
 	}
 	return Error
+}
+
+// isClosed says whether err is what an operation on a connection closed on this side returns.
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
 }

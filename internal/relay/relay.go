@@ -17,6 +17,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // Cause is how a flow ended, in the words of the event log's "close".
@@ -61,6 +62,7 @@ type Relay struct {
 
 	sent, received atomic.Int64
 	stop           func() bool // ends the watch over the context
+	closedWhole    atomic.Bool // a side without half-close was closed at the end of the other's stream
 
 	down     sync.WaitGroup
 	upErr    error
@@ -150,11 +152,28 @@ func (r *Relay) watch(show func([]byte) error) error {
 // finish tells dst how the half that wrote to it ended: an end of stream is passed on as a half-close, anything else
 // resets both sides. It returns the error that counts for the half.
 func (r *Relay) finish(dst net.Conn, err error) error {
+	if r.closedWhole.Load() && isClosed(err) {
+		return nil // by the other half, which had no other way to tell the end of its stream
+	}
 	if err == nil {
-		err = closeWrite(dst)
+		err = r.closeWrite(dst)
 	}
 	if err != nil {
 		r.reset(causeOf(err))
+	}
+	return err
+}
+
+// closeWrite ends the stream towards dst. A connection that has no half-close is closed whole: its peer must see the end.
+func (r *Relay) closeWrite(dst net.Conn) error {
+	half, ok := dst.(interface{ CloseWrite() error })
+	if !ok {
+		r.closedWhole.Store(true)
+		return dst.Close()
+	}
+	err := half.CloseWrite()
+	if errors.Is(err, syscall.ENOTCONN) || errors.Is(err, net.ErrClosed) {
+		return nil // the peer is gone already; the other half finds out by itself
 	}
 	return err
 }
