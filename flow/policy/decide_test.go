@@ -216,6 +216,7 @@ func TestContract(t *testing.T) {
 		{"3 evidence and claim", "a.example", pub + ":443 asked=a.example claim=a.example", "allow"},
 		{"3 evidence and another allowed claim", "a.example b.example", pub + ":443 asked=a.example claim=b.example", "allow"},
 		{"3 evidence and a claim of another", "a.example", pub + ":443 asked=a.example claim=b.example", "deny name-mismatch"},
+		{"3 a claim that is allowed by another route", "a.example b.example_via_tunnel", pub + ":443 asked=a.example claim=b.example", "deny name-mismatch"},
 		{"3 a claim on the wrong port", "a.example b.example:80", pub + ":443 asked=a.example claim=b.example", "deny name-mismatch"},
 		{"3 a shared address, claim allowed", "a.example", pub + ":443 asked=a.example,b.example claim=a.example", "allow"},
 		{"3 no evidence yet: ask", "a.example", pub + ":443 early", "deny default ask"},

@@ -94,6 +94,19 @@ func TestExampleFile(t *testing.T) {
 	}
 }
 
+// TestDocumentedFile: the file in docs/policy.md is one.
+func TestDocumentedFile(t *testing.T) {
+	data, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(data), "```yaml\n")
+	text, _, _ = strings.Cut(text, "```")
+	if f, err := ParseFile("policy.md", []byte(text)); err != nil || len(f.Apps) != 2 {
+		t.Fatalf("%v", err)
+	}
+}
+
 // TestInstallEnds: what closes when the install rules end does not fall back to the open default.
 func TestInstallEnds(t *testing.T) {
 	f, err := ParseFile("p.yaml", []byte("version: 1\napps:\n  a:\n    deny: [ads.example]\n    install:\n      allow: [registry.example]\n"))
