@@ -10,10 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -228,10 +228,11 @@ func tapTransfer() error {
 	for _, host := range []string{"203.0.113.7:80", "[2001:db8::7]:80"} {
 		for range 4 {
 			n++
+			seed := uint64(n)
 			go func() {
 				c, err := net.Dial("tcp", host)
 				if err == nil {
-					err = exchange(c.(*net.TCPConn), uint64(n), 8<<20)
+					err = exchange(c.(*net.TCPConn), seed, 8<<20)
 				}
 				errs <- err
 			}()
@@ -315,19 +316,75 @@ func tapIperf3() error {
 	return cmd.Run()
 }
 
-// tapHold opens connections and holds them until its standard input ends.
+const (
+	holdFlows          = 1000
+	holdBefore, holdAt = 81, 82 // ports that the program dials before it opens its flows, and while it holds them
+)
+
+// tapHold opens connections, uses each of them once, and holds them all while it dials another port.
 func tapHold() error {
-	var conns []net.Conn
-	for range 1000 {
+	net.Dial("tcp", fmt.Sprintf("203.0.113.7:%d", holdBefore))
+	for range holdFlows {
 		c, err := net.Dial("tcp", "203.0.113.7:80")
 		if err != nil {
 			return err
 		}
-		conns = append(conns, c)
+		defer c.Close()
+		c.Write([]byte("x"))
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			return err
+		}
 	}
-	time.Sleep(time.Second)
-	for _, c := range conns {
-		c.Close()
-	}
+	net.Dial("tcp", fmt.Sprintf("203.0.113.7:%d", holdAt))
 	return nil
+}
+
+// idleFlowBytes is what an idle flow may cost the process: endpoint, two goroutines, relay, host socket.
+const idleFlowBytes = 30_000
+
+// An idle flow costs two goroutines and no buffers.
+func TestTAPIdleFlowCost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("opens a thousand connections")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // a server that costs next to nothing
+		var conns []net.Conn
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Write([]byte("y"))
+			conns = append(conns, c)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	var before, at runtime.MemStats
+	var goroutines int
+	relayed := toHost(l, nil)
+	tapSandbox(t, Config{}, handlerOf(func(ctx context.Context, a flow.Arrival) {
+		switch a.Dst.Port() {
+		case holdBefore:
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			goroutines = runtime.NumGoroutine()
+		case holdAt:
+			runtime.GC()
+			runtime.ReadMemStats(&at)
+			goroutines = runtime.NumGoroutine() - goroutines
+		default:
+			relayed.Handle(ctx, a)
+		}
+	}), "hold")
+	perFlow := (int64(at.HeapInuse+at.StackInuse) - int64(before.HeapInuse+before.StackInuse)) / holdFlows
+	t.Logf("%d bytes (%d of stack) and %.2f goroutines per idle flow", perFlow, (at.StackInuse-before.StackInuse)/holdFlows, float64(goroutines)/holdFlows)
+	if perFlow > idleFlowBytes {
+		t.Errorf("%d bytes per idle flow, want at most %d", perFlow, idleFlowBytes)
+	}
+	if goroutines > 2*holdFlows+10 {
+		t.Errorf("%d goroutines for %d flows", goroutines, holdFlows)
+	}
 }
