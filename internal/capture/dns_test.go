@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +25,8 @@ func TestQuestions(t *testing.T) {
 	answer := dnsAnswer(7, "api.example.", dns.TypeA, "api.example. 60 IN CNAME cdn.example.", "cdn.example. 60 IN A 192.0.2.1")
 	two := append(dnsQuestion(7, "a.example.", dns.TypeA), dnsQuestion(7, "b.example.", dns.TypeA)[12:]...)
 	two[5] = 2
+	crowd := slices.Concat(question, bytes.Repeat(dnsQuestion(7, "b.example.", dns.TypeA)[12:], maxQuestionsPerMessage))
+	crowd[5] = maxQuestionsPerMessage + 1
 	const asked = "dns A api.example 192.0.2.53:53"
 	const answered = asked + " NOERROR cdn.example 192.0.2.1"
 	mdns := netip.MustParseAddrPort("224.0.0.251:5353")
@@ -43,6 +46,7 @@ func TestQuestions(t *testing.T) {
 			"x.example. 1 IN SRV 1 1 1 s.example.", "x.example. 1 IN AAAA 2001:db8::1", "x.example. 1 IN TXT hidden"))},
 			[]string{"dns ANY x.example 192.0.2.53:53 NOERROR p.example m.example s.example 2001:db8::1"}},
 		{"two questions", [][]byte{ask(two)}, []string{"dns A a.example 192.0.2.53:53", "dns A b.example 192.0.2.53:53"}},
+		{"too many questions", [][]byte{ask(crowd)}, []string{"udp 10.77.0.2:41000 > 192.0.2.53:53 none"}},
 		{"cut off behind the question", [][]byte{tell(answer[:len(question)+5])}, []string{asked + " NOERROR"}},
 		{"multicast", [][]byte{udpPacket(netip.AddrPortFrom(asker.Addr(), 5353), mdns, dnsQuestion(0, "_ipp._tcp.local.", dns.TypePTR))},
 			[]string{"dns PTR _ipp._tcp.local 224.0.0.251:5353"}},
@@ -86,6 +90,12 @@ func TestDNSOverTCP(t *testing.T) {
 	})
 	t.Run("http on its port", func(t *testing.T) {
 		wantLines(t, read(t, rawIP(talk(asker, resolver, httpHead[:5], httpHead[5:])...)), "tcp 10.77.0.2:41000 > 192.0.2.53:53 http-host api.example")
+	})
+	t.Run("http on its port is known at once", func(t *testing.T) {
+		got := read(t, rawIP(append(talk(asker, resolver, httpHead), talk(client, server, httpHead)...)...))
+		if len(got) != 2 || got[0] != "tcp 10.77.0.2:41000 > 192.0.2.53:53 http-host api.example" {
+			t.Errorf("got %q", got)
+		}
 	})
 	t.Run("tls on its port", func(t *testing.T) {
 		wantLines(t, read(t, rawIP(talk(asker, resolver, clientHello("api.example"))...)), "tcp 10.77.0.2:41000 > 192.0.2.53:53 sni api.example")

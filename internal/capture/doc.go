@@ -14,10 +14,11 @@
 //
 // # What is reported
 //
-// One network-connect event per flow, as soon as its claim is known and else at its end or the end of the file, with
-// the time of the flow's first packet and without a verdict; one dns-query event per question, when its answer was seen
-// and else at the end. A flow that carries DNS has no line of its own. A name claimed later on the same flow (a TLS hello
-// inside a CONNECT, a second QUIC connection on the same ports) is added to Names.
+// One network-connect event per flow (claim.go), as soon as its claim is known and else at its end or the end of the
+// file, with the time of the flow's first packet and without a verdict; one dns-query event per question, when its answer
+// was seen and else at the end. A flow that carries DNS has no line of its own. A hello later in the same stream
+// (STARTTLS, inside a CONNECT) adds its name to Names; later requests on an HTTP connection are not looked at, as on the
+// live path. Another QUIC connection on the same ports that claims another name is a line of its own.
 //
 // # A capture is not a connection
 //

@@ -66,9 +66,6 @@ func (d *decoder) ipv4(b []byte) bool {
 	if offset == 0 && !more {
 		return d.payload(p)
 	}
-	if len(p.body) < total-head {
-		return false // a fragment cut by the snap length cannot be joined
-	}
 	key := fragmentKey{src: p.src, dst: p.dst, id: uint32(binary.BigEndian.Uint16(b[4:])), proto: p.proto}
 	return d.fragment(key, p, offset, more)
 }
@@ -80,7 +77,6 @@ func (d *decoder) ipv6(b []byte) bool {
 	}
 	length := int(binary.BigEndian.Uint16(b[4:]))
 	p := packet{at: d.at, src: netip.AddrFrom16([16]byte(b[8:])), dst: netip.AddrFrom16([16]byte(b[24:])), proto: b[6]}
-	whole := len(b)-40 >= length
 	p.body = b[40:]
 	if length != 0 { // zero is a jumbogram or segmentation left to the card
 		p.body = p.body[:min(length, len(p.body))]
@@ -92,7 +88,7 @@ func (d *decoder) ipv6(b []byte) bool {
 				return false
 			}
 		case protoFragment:
-			if len(p.body) < 8 || !whole {
+			if len(p.body) < 8 {
 				return false
 			}
 			field := binary.BigEndian.Uint16(p.body[2:])

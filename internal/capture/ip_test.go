@@ -11,6 +11,7 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/miekg/dns"
 )
 
 // fragmentsOf cuts an IPv4 packet into fragments with at most size octets each.
@@ -82,6 +83,20 @@ func TestFragments(t *testing.T) {
 		field := binary.BigEndian.Uint16(forged[6:])
 		binary.BigEndian.PutUint16(forged[6:], field+1)
 		wantLines(t, read(t, rawIP(slices.Insert(slices.Clone(v4), 4, forged)...)), "tcp 10.77.0.2:40000 > 192.0.2.1:443 none")
+	})
+	t.Run("overlap, then all of it again", func(t *testing.T) {
+		forged := bytes.Clone(v4[4])
+		binary.BigEndian.PutUint16(forged[6:], binary.BigEndian.Uint16(forged[6:])+1)
+		wantLines(t, read(t, rawIP(slices.Concat(v4[:5], [][]byte{forged}, v4[3:])...)), "tcp 10.77.0.2:40000 > 192.0.2.1:443 none")
+	})
+	t.Run("too late", func(t *testing.T) {
+		wantLines(t, read(t, spaced(fragmentTimeout/2, v4...)), "tcp 10.77.0.2:40000 > 192.0.2.1:443 none")
+	})
+	t.Run("last one cut by the snap length", func(t *testing.T) {
+		one := talk(client, server, httpHead+"a body that does not matter")
+		pieces := fragmentsOf(one[3], 9, 64)
+		pieces[1] = pieces[1][:len(pieces[1])-5]
+		wantLines(t, read(t, rawIP(slices.Replace(one, 3, 4, pieces...)...)), "tcp 10.77.0.2:40000 > 192.0.2.1:443 http-host api.example")
 	})
 	t.Run("ends twice", func(t *testing.T) {
 		forged := bytes.Clone(v4[4])
@@ -192,6 +207,10 @@ func TestTunnels(t *testing.T) {
 			wantLines(t, read(t, rawIP(packets...)), fmt.Sprintf("tcp %s > %s http-host api.example", tt.c, tt.s))
 		})
 	}
+	t.Run("DNS to a tunnel's port", func(t *testing.T) {
+		to := netip.AddrPortFrom(asker.Addr(), portVXLAN)
+		wantLines(t, read(t, rawIP(udpPacket(resolver, to, dnsAnswer(0x0800, "api.example.", dns.TypeA)))), "dns A api.example 192.0.2.53:53 NOERROR")
+	})
 	t.Run("no Teredo elsewhere", func(t *testing.T) {
 		inner := tcpPacket(client6, server6, 1, 1, "A", httpHead)
 		wantLines(t, read(t, rawIP(overUDP(33333, nil)(inner))), "udp 198.51.100.1:50000 > 198.51.100.2:33333 none")

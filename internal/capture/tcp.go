@@ -173,17 +173,16 @@ type direction struct {
 	dns     dnsStream
 	sniffer *sniff.Stream
 	watch   *sniff.Watch
-	fed     int    // octets given to sniffer
-	kept    []byte // the same octets, as long as a Watch might still want them
-	asked   int    // preludes seen
-	done    bool   // more octets would change nothing
+	fed     int  // octets given to sniffer
+	asked   int  // preludes seen
+	done    bool // more octets would change nothing
 
 	first sniff.Hint
 	late  []sniff.Hint
 }
 
 func (d *direction) cost() int {
-	n := d.asm.cost + cap(d.kept) + len(d.dns.buf)
+	n := d.asm.cost + len(d.dns.buf)
 	if d.sniffer != nil {
 		n += d.sniffer.Buffered()
 	}
@@ -208,7 +207,8 @@ func (d *direction) feed(b []byte) {
 	}
 }
 
-// sniff hands octets to the first sniffer and returns those that are for what comes after it.
+// sniff hands octets to the first sniffer and returns those that are for what comes after it. A later hello cannot begin
+// before the octet that gives the first answer.
 func (d *direction) sniff(b []byte) (rest []byte) {
 	if d.sniffer == nil {
 		d.sniffer = new(sniff.Stream)
@@ -218,14 +218,11 @@ func (d *direction) sniff(b []byte) (rest []byte) {
 	d.fed += len(b)
 	switch {
 	case status == sniff.More:
-		if at+len(b) <= sniff.MaxWatch {
-			d.kept = append(d.kept, b...)
-		}
 		return nil
 	case status == sniff.Done && h.Upgrade && d.asked < maxUpgrades:
 		d.asked++
 		d.first = h
-		d.sniffer, d.fed, d.kept = nil, 0, nil
+		d.sniffer, d.fed = nil, 0
 		return b[min(max(h.Consumed-at, 0), len(b)):]
 	}
 	if status == sniff.Done || d.asked == 0 {
@@ -237,9 +234,7 @@ func (d *direction) sniff(b []byte) (rest []byte) {
 		return nil
 	}
 	d.watch = new(sniff.Watch)
-	rest = append(d.kept, b...)
-	d.kept = nil
-	return rest
+	return b
 }
 
 // tunnels reports whether a TLS connection to the real destination may follow in the same stream.
@@ -248,7 +243,7 @@ func tunnels(protocol string) bool {
 }
 
 func (d *direction) stop() {
-	d.done, d.watch, d.sniffer, d.kept = true, nil, nil, nil
+	d.done, d.watch, d.sniffer = true, nil, nil
 	d.asm.release()
 }
 

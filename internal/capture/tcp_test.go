@@ -129,6 +129,10 @@ func TestDirection(t *testing.T) {
 		{"ports alone, server first", [][]byte{serverSegment(0, "A", "x")}, noLine},
 		{"high port, claim tells", [][]byte{tcpPacket(high, client, 9, 9, "A", "hello"), tcpPacket(client, high, 9, 14, "A", httpHead)},
 			"tcp 10.77.0.2:40000 > 192.0.2.1:40443 http-host api.example"},
+		{"high port, late hello tells", [][]byte{
+			tcpPacket(high, client, 9, 9, "A", "220 hello\r\n"),
+			tcpPacket(client, high, 9, 20, "A", "STARTTLS\r\n"+clientHello("api.example")),
+		}, "tcp 10.77.0.2:40000 > 192.0.2.1:40443 sni api.example"},
 		{"high port, first packet tells", [][]byte{tcpPacket(client, high, 9, 9, "A", "??")}, "tcp 10.77.0.2:40000 > 192.0.2.1:40443 none"},
 		{"both identify as SSH", [][]byte{
 			tcpPacket(netip.MustParseAddrPort("192.0.2.1:22"), client, 9, 9, "A", "SSH-2.0-server\r\n"),
@@ -157,6 +161,8 @@ func TestReuse(t *testing.T) {
 	}{
 		{"after a claim", append(talk(client, server, httpHead), second...), []string{httpLine, secondLine}},
 		{"after FIN", append(append(slices.Clone(open), clientSegment(10, "FA", "")), second...), []string{noLine, secondLine}},
+		{"after FIN, the server's side missing", append(append(slices.Clone(open), clientSegment(10, "FA", "")), second[0], second[2]), []string{noLine, secondLine}},
+		{"the server never seen", [][]byte{open[0], open[3], second[0], second[2]}, []string{noLine, secondLine}},
 		{"after nothing", append(talk(client, server), second...), []string{noLine, secondLine}},
 		{"confirmed by the server", append(slices.Clone(open), second...), []string{noLine, secondLine}},
 		{"a stray SYN changes nothing", append(slices.Insert(slices.Clone(open), 3, second[0]), clientSegment(10, "A", httpHead[10:])), []string{httpLine}},
@@ -165,6 +171,16 @@ func TestReuse(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { wantLines(t, read(t, rawIP(tt.packets...)), tt.want...) })
 	}
+}
+
+// TestLateSYN sees the SYN of a connection long after it was reported.
+func TestLateSYN(t *testing.T) {
+	packets := [][]byte{clientSegment(0, "A", httpHead)}
+	for range maxReorder {
+		packets = append(packets, serverSegment(0, "A", ""))
+	}
+	packets = append(packets, clientSegment(0xffffffff, "S", ""))
+	wantLines(t, read(t, rawIP(packets...)), httpLine)
 }
 
 // TestFastOpen carries data in the SYN (RFC 7413).
@@ -186,6 +202,7 @@ func TestFastOpen(t *testing.T) {
 		{"ignored, something else sent", [][]byte{syn, ignored, clientSegment(0, "A", other)}, tcpLine + "http-host two.example"},
 		{"ignored, seen in another order", [][]byte{ignored, syn, clientSegment(0, "A", other)}, tcpLine + "http-host two.example"},
 		{"ignored, nothing sent", [][]byte{syn, ignored}, noLine},
+		{"ignored, nothing sent, in another order", [][]byte{ignored, syn}, noLine},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { wantLines(t, read(t, rawIP(tt.packets...)), tt.want) })
