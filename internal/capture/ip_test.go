@@ -186,6 +186,7 @@ func TestTunnels(t *testing.T) {
 			return ipPacket(a, b, layers.IPProtocolEtherIP, gopacket.Payload(join([]byte{0x30, 0}, f)))
 		})},
 		{"VXLAN", client, server, bridged(overUDP(portVXLAN, []byte{8, 0, 0, 0, 0, 0, 7, 0}))},
+		{"VXLAN with group policy", client, server, bridged(overUDP(portVXLAN, []byte{0x88, 0, 0, 9, 0, 0, 7, 0}))},
 		{"GENEVE with an option", client6, server6, bridged(overUDP(portGENEVE, join([]byte{1, 0}, be16(etherBridge), make([]byte, 8))))},
 		{"GTP-U", client, server, func(ip []byte) []byte {
 			return overUDP(portGTPU, join([]byte{0x30, 255}, be16(uint16(len(ip))), []byte{0, 0, 0, 1}))(ip)

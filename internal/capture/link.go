@@ -18,6 +18,9 @@ const (
 	etherMPLSMulti = 0x8848
 	etherPPPoE     = 0x8864
 	etherPPP       = 0x880b
+	etherVNTag     = 0x8926 // IEEE 802.1BR
+	etherPBB       = 0x88e7 // IEEE 802.1ah: an Ethernet frame behind the service tag
+	etherNSH       = 0x894f // RFC 8300
 	etherBridge    = 0x6558 // transparent Ethernet bridging: an Ethernet frame inside
 	etherERSPAN    = 0x88be
 	etherERSPAN3   = 0x22eb
@@ -128,6 +131,16 @@ func (d *decoder) ether(kind uint16, b []byte) bool {
 			}
 			kind, b = binary.BigEndian.Uint16(b[2:]), b[4:]
 			continue
+		case etherVNTag:
+			if len(b) < 6 {
+				return false
+			}
+			kind, b = binary.BigEndian.Uint16(b[4:]), b[6:]
+			continue
+		case etherPBB:
+			return len(b) > 4 && d.ethernet(b[4:])
+		case etherNSH:
+			return d.nsh(b)
 		case etherMPLS, etherMPLSMulti:
 			return d.mpls(b)
 		case etherPPPoE:
@@ -141,6 +154,23 @@ func (d *decoder) ether(kind uint16, b []byte) bool {
 			return d.llc(b[:min(int(kind), len(b))])
 		}
 		return false
+	}
+	return false
+}
+
+// nsh reads a network service header (RFC 8300 section 2): its length in words, and what follows it.
+func (d *decoder) nsh(b []byte) bool {
+	if len(b) < 8 {
+		return false
+	}
+	n, next := int(b[1]&0x3f)*4, b[3]
+	switch {
+	case n < 8 || len(b) < n:
+		return false
+	case next == 1 || next == 2:
+		return d.ip(b[n:])
+	case next == 3:
+		return d.ethernet(b[n:])
 	}
 	return false
 }

@@ -79,6 +79,14 @@ func TestLinkTypes(t *testing.T) {
 		}},
 		{"802.3 with SNAP", 1, func(ip []byte) []byte { return ether(uint16(len(ip)+8), snap(ip)) }},
 		{"802.2 with the address of IP", 1, func(ip []byte) []byte { return ether(uint16(len(ip)+3), join([]byte{6, 6, 3}, ip)) }},
+		{"VN-Tag", 1, func(ip []byte) []byte { return ether(etherVNTag, join(be16(1, 2, etherType(ip)), ip)) }},
+		{"PBB", 1, func(ip []byte) []byte { return ether(etherPBB, join(be16(1, 2), ether(etherType(ip), ip))) }},
+		{"NSH", 1, func(ip []byte) []byte {
+			return ether(etherNSH, join([]byte{0, 2, 2, 3, 0, 0, 1, 255}, ether(etherType(ip), ip)))
+		}},
+		{"NSH with IP", 1, func(ip []byte) []byte {
+			return ether(etherNSH, join([]byte{0, 6, 1, 1, 0, 0, 1, 255}, make([]byte, 16), ip))
+		}},
 		{"MPLS", 1, func(ip []byte) []byte {
 			return ether(etherMPLS, join([]byte{0, 1, 0, 64, 0, 1, 1, 64}, ip))
 		}},

@@ -74,8 +74,8 @@ func (d *decoder) tunnelled(p packet) bool {
 }
 
 func (d *decoder) vxlan(b []byte) bool {
-	const hasVNI = 0x08
-	if len(b) < 8+14 || b[0] != hasVNI || !d.enter() {
+	const hasVNI, groupPolicy = 0x08, 0x80
+	if len(b) < 8+14 || b[0]&^groupPolicy != hasVNI || !d.enter() {
 		return false
 	}
 	d.ethernet(b[8:])
