@@ -23,6 +23,9 @@ var (
 	router4   = netip.MustParsePrefix("192.0.2.1/24")
 	router6   = netip.MustParsePrefix("2001:db8::1/64")
 	DNSServer = netip.MustParseAddr("198.51.100.53")
+
+	// Unreachable is where the host's network says that there is no such host.
+	Unreachable = netip.MustParsePrefix("203.0.113.224/27")
 )
 
 const (
@@ -131,6 +134,10 @@ func (w *World) makeUplink() error {
 	if err := configure(uplink, Host4, Host6, router4.Addr(), router6.Addr()); err != nil {
 		return err
 	}
+	nowhere := &netlink.Route{Dst: network(Unreachable), Type: unix.RTN_UNREACHABLE}
+	if err := netlink.RouteAdd(nowhere); err != nil {
+		return fmt.Errorf("add unreachable route: %w", err)
+	}
 	return w.Internet(func() error { return configure(far, router4, router6, netip.Addr{}, netip.Addr{}) })
 }
 
@@ -165,8 +172,12 @@ func configure(name string, addr4, addr6 netip.Prefix, via4, via6 netip.Addr) er
 	return nil
 }
 
+func network(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
 func address(p netip.Prefix) *netlink.Addr {
-	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	a := &netlink.Addr{IPNet: network(p)}
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
