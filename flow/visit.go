@@ -29,6 +29,9 @@ type visit struct {
 	hint     sniff.Hint
 	asked    []string
 
+	// dialed is the route that the upstream was opened on, empty before.
+	dialed string
+
 	// settled says that the address alone decided: no claim can change the verdict.
 	settled bool
 
@@ -55,26 +58,49 @@ func (f *visit) findProcess() { f.process <- f.Gate.Process(f.Network, f.Src, f.
 
 // judge asks the policy about the flow as it is known now. final says that the claim is as known as it will get.
 func (f *visit) judge(hint sniff.Hint, final bool) policy.Decision {
-	route := f.decision.Route
-	if route == "" {
-		route = f.Policy.Route()
+	f.hint = hint
+	routes := f.Policy.Routes()
+	best, asked := f.judgeBy(routes[0], len(routes) > 1, final)
+	for _, route := range routes[1:] {
+		if d, a := f.judgeBy(route, true, final); better(d, best) {
+			best, asked = d, a
+		}
 	}
+	if final && f.dialed != "" && best.Verdict != policy.Deny && best.Route != f.dialed {
+		best.Verdict, best.Reason = policy.Deny, policy.ReasonNameMismatch // the claim leads elsewhere than the address did
+	}
+	f.decision, f.asked = best, asked
+	if !final {
+		f.settled = best.Settled
+	}
+	return best
+}
+
+// judgeBy asks with the evidence that came by one route: routes never vouch for each other.
+func (f *visit) judgeBy(route string, several, final bool) (policy.Decision, []string) {
 	asked, chain, heard := f.Names.Recall(route, f.Dst.Addr())
-	f.hint, f.asked = hint, asked
 	q := policy.Question{
 		Network: f.Network, Dst: f.dst,
 		Asked: asked, Chain: chain, Heard: heard,
-		Claim: hint.Host, ClaimSource: hint.Source, Malformed: hint.Malformed, ECH: hint.ECH,
+		Claim: f.hint.Host, ClaimSource: f.hint.Source, Malformed: f.hint.Malformed, ECH: f.hint.ECH,
 		Final: final,
 	}
-	if hint.Protocol == sniff.ProtocolHTTPConnect {
-		q.ConnectIP, q.ConnectPort = hint.HostIP, hint.Port
+	if several {
+		q.Route = route
 	}
-	f.decision = f.Policy.Decide(q)
-	if !final {
-		f.settled = f.decision.Settled
+	if f.hint.Protocol == sniff.ProtocolHTTPConnect {
+		q.ConnectIP, q.ConnectPort = f.hint.HostIP, f.hint.Port
 	}
-	return f.decision
+	return f.Policy.Decide(q), asked
+}
+
+// better reports whether d says more for the flow than than: an allow, else a denial that a claim may still lift. A deny
+// rule or a guard is the same by every route.
+func better(d, than policy.Decision) bool {
+	if d.Verdict != than.Verdict {
+		return d.Verdict == policy.Allow || than.Verdict == policy.Deny
+	}
+	return d.Verdict != policy.Allow && d.AskName && !than.AskName
 }
 
 // confirm is the one question to our own upstream that a claim without evidence is worth (contract, section 3, rule 3).
@@ -83,7 +109,7 @@ func (f *visit) confirm(ctx context.Context, hint sniff.Hint) policy.Decision {
 	if d.Verdict == policy.Allow || !d.AskName || hint.Host == "" {
 		return d
 	}
-	if !f.Names.Confirm(ctx, f.Policy.Route(), hint.Host, f.Dst.Addr()) {
+	if !f.Names.Confirm(ctx, d.Route, hint.Host, f.Dst.Addr()) {
 		return d
 	}
 	return f.judge(hint, true)
@@ -98,6 +124,7 @@ func (f *visit) dial(ctx context.Context) (net.Conn, error) {
 	defer f.dials.Add(-1)
 	ctx, cancel := context.WithTimeout(ctx, positive(f.DialTimeout, DefaultDialTimeout))
 	defer cancel()
+	f.dialed = f.decision.Route
 	return f.Routes[f.decision.Route].DialContext(ctx, f.Network, f.dst.String())
 }
 

@@ -201,7 +201,7 @@ func (d *dataPath) openEvents() error {
 	}
 	d.report = &event.Report{}
 	if !d.cfg.Quiet {
-		d.report.OnDeny = (&notices{ui: d.ui}).denied
+		d.report.OnDeny = (&notices{ui: d.ui, policy: d.policy}).denied
 	}
 	d.seen = newFirstSeen(d.cfg.Known, func(host string) { d.emit(&event.Alert{What: "first-seen", Subject: host}) })
 	sinks := []event.Sink{d.book, withoutExpansions{d.report}, d.seen}

@@ -157,7 +157,9 @@ func tellDemo(out io.Writer, attempts []attempt, events []json.RawMessage) {
 	fmt.Fprint(out, "\nWhat weir wrote down:\n")
 	report := &event.Report{}
 	for _, line := range events {
-		replay(report, line)
+		if e, err := event.Parse(line); err == nil {
+			report.Emit(e)
+		}
 	}
 	event.WriteTable(out, report.Rows(), event.TableOptions{Color: color})
 	fmt.Fprint(out, "\nOne of its lines:\n")
@@ -186,33 +188,4 @@ func quoteArgs(args []string) string {
 		out += a
 	}
 	return out
-}
-
-// replay adds one line of an event log to a report.
-func replay(r *event.Report, line []byte) {
-	var e struct {
-		Event   string
-		Details struct {
-			Hostname, Protocol, Route, Verdict, Reason string
-			DestIP                                     netip.Addr `json:"dest_ip"`
-			DestPort                                   uint16     `json:"dest_port"`
-			Sent                                       uint64     `json:"bytes_sent"`
-			Received                                   uint64     `json:"bytes_received"`
-			Close                                      string
-		}
-	}
-	if json.Unmarshal(line, &e) != nil {
-		return
-	}
-	d := e.Details
-	dst := netip.AddrPortFrom(d.DestIP, d.DestPort)
-	switch event.Kind(e.Event) {
-	case event.KindConnect:
-		r.Emit(&event.Event{Details: &event.Connect{Hostname: d.Hostname, Dst: dst, Protocol: d.Protocol, Route: d.Route, Verdict: d.Verdict, Reason: d.Reason}})
-	case event.KindClose:
-		r.Emit(&event.Event{Details: &event.Close{Hostname: d.Hostname, Dst: dst, Protocol: d.Protocol, Route: d.Route, Verdict: d.Verdict,
-			BytesSent: d.Sent, BytesReceived: d.Received, Close: d.Close, Reason: d.Reason}})
-	case event.KindDNSQuery:
-		r.Emit(&event.Event{Details: &event.DNSQuery{Hostname: d.Hostname, Route: d.Route, Verdict: d.Verdict, Reason: d.Reason}})
-	}
 }

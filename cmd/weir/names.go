@@ -33,8 +33,11 @@ func (d *dataPath) decideChain(names []string) resolver.Verdict {
 
 func (d *dataPath) verdict(n policy.NameDecision) resolver.Verdict {
 	v := resolver.Verdict{Allow: n.Verdict != policy.Deny, WouldDeny: n.Verdict == policy.WouldDeny, Rule: n.Rule, Reason: n.Reason}
-	if n.Expansion {
+	switch {
+	case n.Expansion:
 		v.Rule = expansionRule
+	case v.Allow && n.Route != d.dns.Route: // asked by another route than its own, a name would tell the wrong resolver
+		v.Allow, v.WouldDeny, v.Reason = false, false, "no-tunnel"
 	}
 	return v
 }

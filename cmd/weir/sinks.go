@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"sync"
 
@@ -31,58 +30,53 @@ func countedDenials(byReason map[string]uint64) (n uint64) {
 }
 
 // notices are the lines on stderr for denials, one for each distinct one.
-type notices struct{ ui *ui }
+type notices struct {
+	ui     *ui
+	policy *policy.Policy
+}
 
 func (n *notices) denied(e *event.Event) {
 	switch d := e.Details.(type) {
 	case *event.Connect:
-		n.flow(d.Hostname, d.Dst, d.Protocol, d.Reason)
+		n.flow(d.Hostname, d.Reason, policy.Question{Network: d.Protocol, Dst: d.Dst, Asked: d.Names, Claim: firstOf(d.SNI, d.HTTPHost)})
 	case *event.Close:
-		n.flow(d.Hostname, d.Dst, d.Protocol, d.Reason)
+		n.flow(d.Hostname, d.Reason, policy.Question{Network: d.Protocol, Dst: d.Dst, Claim: d.Hostname})
 	case *event.DNSQuery:
-		if d.Reason == policy.ReasonRule {
-			n.ui.sayf("denied %s (%s)", d.Hostname, d.Reason)
+		if d.Reason == policy.ReasonDNSBlocked {
+			n.ui.sayf("denied %s (%s); allow it with --allow %s", d.Hostname, d.Reason, d.Hostname)
 			return
 		}
-		n.ui.sayf("denied %s (%s); allow it with --allow %s", d.Hostname, d.Reason, d.Hostname)
+		n.ui.sayf("denied %s (%s)", d.Hostname, d.Reason)
 	}
 }
 
-func (n *notices) flow(name string, dst netip.AddrPort, proto, reason string) {
-	shown := dst.String()
-	if name != "" {
-		shown = name + ":" + strconv.Itoa(int(dst.Port()))
+func (n *notices) flow(name, reason string, q policy.Question) {
+	shown := q.Dst.String()
+	switch {
+	case q.Network == "icmp":
+		shown = "ping " + firstOf(name, q.Dst.Addr().String())
+	case name != "":
+		shown = name + ":" + strconv.Itoa(int(q.Dst.Port()))
 	}
-	if proto == "icmp" {
-		shown = dst.Addr().String() + " (ping)"
+	rule := ""
+	if reason != "limit" && reason != "no-tunnel" {
+		rule = n.policy.Hint(q, policy.Decision{Verdict: policy.Deny, Reason: reason})
 	}
-	switch rule := allowRule(name, dst, proto, reason); {
+	switch {
 	case rule == "":
 		n.ui.sayf("denied %s (%s)", shown, reason)
-	case dst.Addr().IsLoopback() && proto == "tcp":
-		n.ui.sayf("denied %s (%s); allow it with --host-port %d", shown, reason, dst.Port())
+	case q.Dst.Addr().IsLoopback() && q.Network == "tcp":
+		n.ui.sayf("denied %s (%s); allow it with --host-port %d", shown, reason, q.Dst.Port())
 	default:
 		n.ui.sayf("denied %s (%s); allow it with --allow %s", shown, reason, rule)
 	}
 }
 
-// allowRule is the narrowest rule that would have let the flow pass; empty where a rule is not what is missing.
-func allowRule(name string, dst netip.AddrPort, proto, reason string) string {
-	switch reason {
-	case policy.ReasonRule, policy.ReasonMalformed, "limit", "no-tunnel":
-		return ""
-	case policy.ReasonGuard, policy.ReasonPrivate, policy.ReasonNoEvidence, policy.ReasonAmbiguousName, policy.ReasonNameMismatch:
-		name = ""
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
 	}
-	switch {
-	case proto == "icmp":
-		return dst.Addr().String() + ":*/icmp"
-	case name == "":
-		return dst.String()
-	case dst.Port() == 443 || dst.Port() == 80:
-		return name
-	}
-	return fmt.Sprintf("%s:%d", name, dst.Port())
+	return b
 }
 
 // firstSeen notices the hosts that an app was never seen with before.
