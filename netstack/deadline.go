@@ -9,7 +9,7 @@ import (
 type deadline struct {
 	mu    sync.Mutex
 	timer *time.Timer
-	done  chan struct{} // nil while no deadline was ever set
+	done  chan struct{} // nil until somebody waits or a deadline is set
 }
 
 // set moves the deadline to t, whether it has passed or not; the zero time means never.
@@ -48,12 +48,21 @@ func (d *deadline) expire(done chan struct{}) {
 	}
 }
 
-// expired returns a channel that is closed once the deadline has passed, nil when there is none. A waiter holds on to
-// the channel it got: moving the deadline later than one that has passed does not wake nor unwake it.
+// expired returns a channel that is closed once the deadline has passed, wherever it is moved to until then.
 func (d *deadline) expired() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.done == nil {
+		d.done = make(chan struct{})
+	}
 	return d.done
+}
+
+// passed says whether the deadline has passed.
+func (d *deadline) passed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return isDone(d.done)
 }
 
 // isDone says whether ch is closed; a nil channel is not.

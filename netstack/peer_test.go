@@ -282,3 +282,6 @@ func bareEndpoint(t *testing.T) (*endpoint, *os.File) {
 	})
 	return e, inside
 }
+
+// gatewayPort is a port of the gateway.
+func gatewayPort(port uint16) netip.AddrPort { return netip.AddrPortFrom(gateway4, port) }

@@ -71,6 +71,8 @@ func (c *tcpConn) rouse(host *net.TCPConn, err error) error {
 // stands for, a *net.TCPConn, they go from the receive queue to its socket by writev, and stay in the queue until the
 // socket has taken them, so that a slow reader closes the client's window. The read deadline holds between bytes.
 func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	host, carried := hostSocket(w)
 	if host == nil {
 		return c.copyTo(w)
@@ -218,6 +220,8 @@ func (c *tcpConn) copyOnce(w io.Writer) (int, error) {
 // ReadFrom implements io.ReaderFrom: it carries r's bytes to the client until the end of r's stream. When r is, or
 // stands for, a *net.TCPConn, large amounts are read from its socket straight into the endpoint's send queue.
 func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	host, carried := hostSocket(r)
 	if host == nil {
 		return c.copyFrom(r)
@@ -337,10 +341,10 @@ func (c *tcpConn) copyFrom(r io.Reader) (int64, error) {
 	var total int64
 	for {
 		n, err := r.Read(idle)
-		w, werr := c.Write(idle[:n])
+		w, werr := c.writeAll(idle[:n])
 		total += int64(w)
 		if werr != nil {
-			return total, werr
+			return total, c.opError("write", werr)
 		}
 		if n == len(idle) && err == nil {
 			var m int64
@@ -363,11 +367,11 @@ func (c *tcpConn) copyBurst(r io.Reader, enough int) (int64, error) {
 	var total int64
 	for {
 		n, err := r.Read(buf[:])
-		w, werr := c.Write(buf[:n])
+		w, werr := c.writeAll(buf[:n])
 		total += int64(w)
 		switch {
 		case werr != nil:
-			return total, werr
+			return total, c.opError("write", werr)
 		case err != nil || n < enough:
 			return total, err
 		}

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -34,6 +35,10 @@ type tcpConn struct {
 	readable, writable chan struct{} // capacity 1
 	entries            [3]waiter.Entry
 	readBy, writeBy    deadline
+
+	// reading and writing are held by the one operation at a time that each direction can have, from its beginning to its
+	// end.
+	reading, writing sync.Mutex
 
 	// readMu covers each look into the endpoint's receive queue, until the bytes seen are consumed: Close and Abort give
 	// the memory behind them back. It is never held while waiting.
@@ -155,8 +160,10 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	for {
-		if isDone(c.readBy.expired()) {
+		if c.readBy.passed() {
 			return 0, c.opError("read", os.ErrDeadlineExceeded)
 		}
 		w := tcpip.SliceWriter(b)
@@ -207,6 +214,8 @@ func (c *tcpConn) readError(terr tcpip.Error) error {
 
 // Write implements net.Conn. It returns when all of b is in the send buffer.
 func (c *tcpConn) Write(b []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	n, err := c.writeAll(b)
 	if err != nil {
 		return n, c.opError("write", err)
@@ -219,7 +228,7 @@ func (c *tcpConn) writeAll(b []byte) (int, error) {
 	var r bytes.Reader
 	done := 0
 	for done < len(b) {
-		if isDone(c.writeBy.expired()) {
+		if c.writeBy.passed() {
 			return done, os.ErrDeadlineExceeded
 		}
 		r.Reset(b[done:])
@@ -312,9 +321,7 @@ func tcpAddr(a tcpip.FullAddress, err tcpip.Error) net.Addr {
 
 // SetDeadline implements net.Conn.
 func (c *tcpConn) SetDeadline(t time.Time) error {
-	c.readBy.set(t)
-	c.writeBy.set(t)
-	return nil
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // SetReadDeadline implements net.Conn.
