@@ -21,13 +21,13 @@ const (
 	secbitNoRootLocked        = 1 << 1
 	secbitNoSetuidFixup       = 1 << 2
 	secbitNoSetuidFixupLocked = 1 << 3
-	secbitKeepCapsLocked      = 1 << 5
 	secbitNoAmbient           = 1 << 6
 	secbitNoAmbientLocked     = 1 << 7
 
-	// lockedBits: uid 0 means nothing, keeping or raising capabilities is impossible, and none of this can be undone.
+	// lockedBits: uid 0 means nothing, raising capabilities is impossible, and none of this can be undone. Keeping them
+	// over a change of uid is not locked: there are none to keep, and ping(8) gives up when it may not ask for it.
 	lockedBits = secbitNoRoot | secbitNoRootLocked | secbitNoSetuidFixup | secbitNoSetuidFixupLocked |
-		secbitKeepCapsLocked | secbitNoAmbient | secbitNoAmbientLocked
+		secbitNoAmbient | secbitNoAmbientLocked
 )
 
 // confine takes from the calling thread, and so from what it executes, all that CMD must not have. The goroutine must be
