@@ -57,13 +57,14 @@ func (c *tcpConn) attach(host *net.TCPConn) (syscall.RawConn, error) {
 	return raw, c.failure()
 }
 
-// rouse is called when waiting for host ended with a deadline, that is by hangup. It returns what broke the connection,
-// or nil when it came to a regular end and what is left may be carried on.
-func (c *tcpConn) rouse(host *net.TCPConn, err error) error {
+// rouse is called when waiting for the host ended with a deadline, that is by hangup. It returns what broke the
+// connection, or nil when it came to a regular end and what is left may be carried on. clear takes back the deadline of
+// the caller's own direction: the other one may not have seen its own yet.
+func (c *tcpConn) rouse(err error, clear func(time.Time) error) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) || !c.hup.Load() {
 		return err
 	}
-	host.SetDeadline(time.Time{}) // first this, then the question: a later hangup sets it again
+	clear(time.Time{}) // first this, then the question: a later hangup sets it again
 	return c.failure()
 }
 
@@ -91,7 +92,7 @@ func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
 	for {
 		n = 0
 		if err := raw.Write(write); err != nil {
-			werr = c.rouse(host, err)
+			werr = c.rouse(err, host.SetWriteDeadline)
 			if werr == nil {
 				continue
 			}
@@ -236,7 +237,7 @@ func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
 	for {
 		d.n, d.err = 0, nil
 		if err := raw.Read(read); err != nil {
-			d.err = c.rouse(host, err)
+			d.err = c.rouse(err, host.SetReadDeadline)
 			if d.err == nil {
 				continue
 			}

@@ -200,6 +200,9 @@ func (c *tcpConn) consume(w io.Writer) (int, error) {
 
 // readError is what a Read of the endpoint failed with; nil means try again later.
 func (c *tcpConn) readError(terr tcpip.Error) error {
+	if terr != nil && c.closed.Load() {
+		return net.ErrClosed
+	}
 	switch terr.(type) {
 	case nil, *tcpip.ErrWouldBlock:
 		return nil
@@ -253,6 +256,9 @@ func (c *tcpConn) enqueue(p tcpip.Payloader) (int, error) {
 		return 0, net.ErrClosed
 	}
 	n, terr := c.ep.Write(p, tcpip.WriteOptions{})
+	if terr != nil && c.closed.Load() {
+		return int(n), net.ErrClosed
+	}
 	switch terr.(type) {
 	case nil, *tcpip.ErrWouldBlock:
 		return int(n), nil
