@@ -255,12 +255,16 @@ func (d *dataPath) openResolver() error {
 }
 
 func (d *dataPath) openGate() error {
+	told := d.ui
+	if d.cfg.Quiet {
+		told = nil
+	}
 	finder := attribution.New(d.cfg.InitPID, d.file("diag"))
 	d.gate = &flow.Gate{
 		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: "netstack",
 		Policy:    d.policy,
 		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
-		Routes:    map[string]flow.Dialer{"direct": newDirect(d.ui)},
+		Routes:    map[string]flow.Dialer{"direct": newDirect(told)},
 		HostAlias: hostAlias(), DNS: d.watchDNS, Events: d.events, Log: d.log,
 		Process: func(network string, src, dst netip.AddrPort) *event.Process {
 			p, ok := finder.Find(network, src, dst)

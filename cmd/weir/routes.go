@@ -14,7 +14,7 @@ import (
 // errNoTunnel is what an app sees whose route is a tunnel that no client has opened.
 var errNoTunnel = errors.New("no tunnel client is connected")
 
-// direct is the route over the host's own network.
+// direct is the route over the host's own network. A nil ui says nothing.
 type direct struct {
 	net.Dialer
 	ui   *ui
@@ -38,7 +38,7 @@ func (d *direct) DialContext(ctx context.Context, network, address string) (net.
 		return nil, err
 	}
 	conn, err := ping.Dial(ctx, at.Addr())
-	if errors.Is(err, ping.ErrForbidden) {
+	if errors.Is(err, ping.ErrForbidden) && d.ui != nil {
 		d.once.Do(func() {
 			d.ui.warnf("ping is not carried: %v", err)
 			d.ui.fix(`sudo sysctl -w net.ipv4.ping_group_range="0 2147483647"`)
