@@ -89,6 +89,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback")
 	s.StringVar(&f.profile, "profile", "tool", "what may run inside: tool")
 	s.StringVar(&f.mcp, "mcp", "auto", "read along in MCP on stdio to know the server's phase: auto or off")
+	s.BoolVar(&f.tunnel, "tunnel", false, "offer this run's tunnel route to a client: not built yet")
+	s.Lookup("tunnel").Hidden = true
 	s.BoolVar(&f.dryRun, "dry-run", false, "say what would run, and run nothing")
 	s.StringVar(&f.failOn, "fail-on", "", "exit 86 if it happened: denied or first-seen")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr while CMD runs")
@@ -97,14 +99,13 @@ func (f *runFlags) register(cmd *cobra.Command) {
 // plan is a run that was checked: nothing in it fails for a reason that the command line could have told.
 type plan struct {
 	runFlags
-	app, command0 string
+	app           string
 	command       []string
 	policy        policyConfig
-	digest, mode_ string
+	digest, ruling string
 	spec          sandbox.Spec
 	withheld      []string
 	eventsTarget  eventsTarget
-	install       bool
 	json, noColor bool
 	logLevel      string
 }
@@ -153,6 +154,9 @@ func (p *plan) checkFlags() error {
 			return fmt.Errorf("--%s %s: %s", c.flag, c.value, why)
 		}
 		return fmt.Errorf("--%s %q: want %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.known, ", "), ", "))
+	}
+	if p.tunnel {
+		return errors.New("--tunnel: the tunnel is not built yet")
 	}
 	if p.mtu < 1280 || p.mtu > 65520 {
 		return fmt.Errorf("--mtu %d: want 1280 to 65520", p.mtu)
@@ -266,7 +270,7 @@ func (p *plan) checkPolicy() error {
 	if err != nil {
 		return err
 	}
-	p.digest, p.mode_ = made.Digest(), made.Mode()
+	p.digest, p.ruling = made.Digest(), made.Mode()
 	return nil
 }
 
@@ -331,7 +335,7 @@ func (p *plan) show(w interface{ Write([]byte) (int, error) }) error {
 		Withheld []string `json:"withheld"`
 		Link     string   `json:"link"`
 		Door     string   `json:"door"`
-	}{p.app, p.command, p.mode_, p.digest, p.events, p.spec.Home, p.spec.ReadOnly, p.share, names(p.spec.Env), p.withheld, p.link, p.door}
+	}{p.app, p.command, p.ruling, p.digest, p.events, p.spec.Home, p.spec.ReadOnly, p.share, names(p.spec.Env), p.withheld, p.link, p.door}
 	if p.events == "" {
 		out.Events = p.eventsTarget.path
 	}
