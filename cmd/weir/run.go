@@ -99,15 +99,15 @@ func (f *runFlags) register(cmd *cobra.Command) {
 // plan is a run that was checked: nothing in it fails for a reason that the command line could have told.
 type plan struct {
 	runFlags
-	app           string
-	command       []string
-	policy        policyConfig
+	app            string
+	command        []string
+	policy         policyConfig
 	digest, ruling string
-	spec          sandbox.Spec
-	withheld      []string
-	eventsTarget  eventsTarget
-	json, noColor bool
-	logLevel      string
+	spec           sandbox.Spec
+	withheld       []string
+	eventsTarget   eventsTarget
+	json, noColor  bool
+	logLevel       string
 }
 
 // policyConfig is what a policy is made of; it travels to the data path, which makes the same one.

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestEnvironment(t *testing.T) {
+	own := []string{
+		"PATH=/usr/bin", "HOME=/home/u", "LC_ALL=C", "npm_config_registry=https://npm.example/", "UV_INDEX_URL=https://u:p@pypi.example/",
+		"npm_config__authToken=s3cret", "AWS_SECRET_ACCESS_KEY=s3cret", "GITHUB_TOKEN=s3cret", "DISPLAY=:0", "EDITOR=vi", "FAVOURITE=1",
+		"PIP_INDEX_URL=https://pypi.example/simple", "GOPROXY=https://u:p@proxy.example,direct",
+	}
+	env, withheld, err := environment(own, []string{"GITHUB_TOKEN", "MODE=test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"GITHUB_TOKEN=s3cret", "HOME=/home/u", "LC_ALL=C", "MODE=test", "PATH=/usr/bin", "PIP_INDEX_URL=https://pypi.example/simple", "npm_config_registry=https://npm.example/"}
+	if !slices.Equal(env, want) {
+		t.Errorf("env %q, want %q", env, want)
+	}
+	if got, want := worthTelling(withheld), []string{"AWS_SECRET_ACCESS_KEY", "npm_config__authToken", "FAVOURITE", "GOPROXY", "UV_INDEX_URL"}; !slices.Equal(got, want) {
+		t.Errorf("worth telling %q, want %q", got, want)
+	}
+	if _, _, err := environment(own, []string{"NOT_THERE"}); err == nil || !strings.Contains(err.Error(), "NOT_THERE") {
+		t.Errorf("a name that is not set: %v", err)
+	}
+	if _, _, err := environment(own, []string{"=x"}); err == nil {
+		t.Error("an empty name passes")
+	}
+}
+
+func TestAppName(t *testing.T) {
+	for _, c := range []struct{ command, want string }{
+		{"npx -y @modelcontextprotocol/server-everything", "server-everything"},
+		{"npx --yes @scope/pkg@1.2.3 --flag", "pkg"},
+		{"npx -p typescript tsc", "tsc"},
+		{"uvx --from git+https://x/y mcp-server", "mcp-server"},
+		{"uvx postgres-mcp==0.3", "postgres-mcp"},
+		{"uv tool run ruff", "ruff"},
+		{"npm exec -- cowsay", "cowsay"},
+		{"/usr/bin/node server.js", "node"},
+		{"npx", "npx"},
+		{"./my server", "my"},
+	} {
+		if got := appName(strings.Fields(c.command)); got != c.want {
+			t.Errorf("appName(%q) = %q, want %q", c.command, got, c.want)
+		}
+	}
+}
+
+func TestParseShares(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		text, inside string
+		readOnly, ok bool
+	}{
+		{dir, dir, false, true}, {dir + ":ro", dir, true, true}, {dir + ":/data", "/data", false, true}, {dir + ":/data:ro", "/data", true, true},
+		{dir + ":data", "", false, false}, {dir + "/missing", "", false, false}, {dir + ":/a:/b:ro", "", false, false}, {":ro", "", false, false},
+	} {
+		s, err := parseShares([]string{c.text})
+		if (err == nil) != c.ok {
+			t.Errorf("%q: %v", c.text, err)
+			continue
+		}
+		if c.ok && (s[0].Inside != c.inside || s[0].ReadOnly != c.readOnly || s[0].Host != dir) {
+			t.Errorf("%q: %+v", c.text, s[0])
+		}
+	}
+}
