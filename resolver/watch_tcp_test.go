@@ -303,16 +303,16 @@ func FuzzWatchTCP(f *testing.F) {
 	f.Add([]byte("SSH-2.0-x\r\n"), uint8(1), uint8(1), true)
 	f.Add(framed(f, "api.test")[:20], uint8(7), uint8(2), true)
 	f.Fuzz(func(t *testing.T, stream []byte, a, b uint8, audit bool) {
-		play := func(sizes ...int) (sent, answered []byte, err error, rec []Query) {
+		play := func(sizes ...int) (sent, answered []byte, rec []Query, err error) {
 			s, r := enforcing(nil)
 			if audit {
 				s, r = auditing(nil)
 			}
 			sent, answered, err = playTCP(s, stream, sizes...)
-			return sent, answered, err, r.list()
+			return sent, answered, r.list(), err
 		}
-		sent, answered, err, rec := play()
-		sent2, answered2, err2, rec2 := play(int(a), int(b))
+		sent, answered, rec, err := play()
+		sent2, answered2, rec2, err2 := play(int(a), int(b))
 		if !bytes.Equal(sent, sent2) || !bytes.Equal(answered, answered2) || (err == nil) != (err2 == nil) || len(rec) != len(rec2) {
 			t.Fatalf("in one piece: sent %x, %v, %d records\nin pieces of %d and %d: sent %x, %v, %d records", sent, err, len(rec), a, b, sent2, err2, len(rec2))
 		}
