@@ -1,0 +1,271 @@
+//go:build linux
+
+package tests
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/weir-dev/weir"
+
+// edges are the imports among our packages. What is not here is refused: packages that know little of each other can be
+// read, tested and replaced one at a time, and what handles hostile bytes stays small. To add an edge, give its reason.
+var edges = []struct{ from, to, why string }{
+	{"netstack", "flow", "a door fills flow.Arrival and hands it to a flow.Handler"},
+	{"tproxy", "flow", "the other door does the same"},
+	{"flow", "flow/sniff", "the gate reads the claim in a flow's first bytes"},
+	{"flow", "flow/policy", "the gate asks for a decision and obeys it"},
+	{"flow", "flow/event", "the gate tells what became of each flow"},
+	{"flow", "internal/relay", "the gate carries the bytes"},
+	{"flow", "internal/guard", "the gate unmaps addresses the way that the policy does"},
+	{"flow/policy", "internal/guard", "guards are judged before any rule"},
+	{"flow/policy", "internal/hostname", "names in rules are normalised as those on the wire are"},
+	{"flow/sniff", "internal/hostname", "names on the wire are normalised as those in rules are"},
+	{"resolver", "flow/event", "the resolver speaks of queries in the words of the event log"},
+	{"resolver", "internal/guard", "answers that lead into guarded ranges are stripped"},
+	{"resolver", "internal/hostname", "questions are normalised as rules are"},
+	{"internal/capture", "flow/sniff", "weir read has the live sniffers, no second parser"},
+	{"internal/capture", "flow/event", "weir read prints the live event shape"},
+	{"internal/capture", "internal/hostname", "names in captured DNS are normalised as live ones are"},
+}
+
+// joiners put the parts together, so they may import all of them; nothing imports a joiner.
+var joiners = []string{"cmd/weir", "hack", "tests"}
+
+// restricted are the modules that live in few places, each for its reason. What is not named here is for anybody.
+var restricted = []struct {
+	prefix string
+	in     []string
+	why    string
+}{
+	{"gvisor.dev/gvisor", []string{"netstack"}, "one package knows gVisor, so that the tunnel client need not link it and an update has one place to break"},
+	{"github.com/containers/gvisor-tap-vsock", []string{"netstack"}, "it brings gVisor along"},
+	{"github.com/insomniacslk/dhcp", []string{"netstack"}, "DHCP is a matter of the link"},
+	{"github.com/quic-go/", []string{"tunnel", "internal/playground", "cmd/weir", "hack", "tests"}, "sniffers must not trust a full QUIC stack with hostile bytes; servers and the demo's program may"},
+	{"github.com/miekg/dns", []string{"resolver", "internal/capture", "internal/playground", "tests"}, "the policy and the gate see names, not DNS messages"},
+	{"github.com/goccy/go-yaml", []string{"flow/policy"}, "one package reads the file"},
+	{"github.com/spf13/cobra", []string{"cmd/weir"}, "only the command has a command line"},
+	{"github.com/google/nftables", []string{"tproxy"}, "one door needs it"},
+	{"github.com/vishvananda/netlink", []string{"sandbox", "tproxy", "internal/playground"}, "only what makes namespaces configures links"},
+	{"github.com/tailscale/hujson", []string{"internal/clientconfig"}, "only wrap edits JSON with comments"},
+	{"github.com/modelcontextprotocol/", []string{"tests"}, "weir reads along in MCP by itself; the SDK plays the client in tests"},
+	{"golang.org/x/term", []string{"cmd/weir"}, "only the command talks to people"},
+	{"github.com/sirupsen/logrus", []string{"netstack", "tproxy", "flow", "resolver", "tunnel", "cmd/weir"}, "diagnostics; events never pass through a logger, so flow/event has none"},
+	{"github.com/gopacket/gopacket", nil, "only tests make packets with it: the parsers of hostile bytes are our own"},
+}
+
+// moduleList keeps dependencies in go.mod and has no code; the rules are not for it.
+const moduleList = "internal/deps"
+
+type pkg struct {
+	ImportPath, Dir, Name string
+	Imports               []string
+}
+
+func (p pkg) short() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
+
+// under reports whether the package path lies in one of the trees.
+func under(path string, trees []string) bool {
+	return slices.ContainsFunc(trees, func(t string) bool { return path == t || strings.HasPrefix(path, t+"/") })
+}
+
+func ourPackages(t *testing.T) []pkg {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Name,Imports", "./...")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		errors.As(err, &exit)
+		t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+	}
+	var list []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		switch err := dec.Decode(&p); {
+		case err == io.EOF:
+			if len(list) < 10 {
+				t.Fatalf("go list found %d packages only", len(list))
+			}
+			return list
+		case err != nil:
+			t.Fatal(err)
+		case p.short() != moduleList:
+			list = append(list, p)
+		}
+	}
+}
+
+// TestImports holds every import of ours, tests aside, to the tables.
+func TestImports(t *testing.T) {
+	for _, p := range ourPackages(t) {
+		from := p.short()
+		for _, path := range p.Imports {
+			if to, ours := strings.CutPrefix(path, module+"/"); ours {
+				if !edgeAllowed(from, to) {
+					t.Errorf("%s imports %s: no edge allows it", from, to)
+				}
+				continue
+			}
+			for _, r := range restricted {
+				if strings.HasPrefix(path, r.prefix) && !under(from, r.in) {
+					t.Errorf("%s imports %s, which is for %v: %s", from, path, r.in, r.why)
+				}
+			}
+		}
+	}
+}
+
+func edgeAllowed(from, to string) bool {
+	if under(to, joiners) {
+		return false
+	}
+	return under(from, joiners) || slices.ContainsFunc(edges, func(e struct{ from, to, why string }) bool { return e.from == from && e.to == to })
+}
+
+// TestImportTableBites shows that the tables refuse something.
+func TestImportTableBites(t *testing.T) {
+	for _, c := range []struct {
+		from, to string
+		want     bool
+	}{
+		{"flow", "flow/event", true}, {"cmd/weir", "sandbox", true}, {"tests/probe", "internal/playground", true},
+		{"flow/event", "flow", false}, {"sandbox", "flow/event", false}, {"flow/sniff", "flow/policy", false},
+		{"resolver", "flow/policy", false}, {"internal/guard", "internal/hostname", false}, {"flow", "cmd/weir", false}, {"hack/bench", "tests/probe", false},
+	} {
+		if got := edgeAllowed(c.from, c.to); got != c.want {
+			t.Errorf("edge %s -> %s: allowed %v, want %v", c.from, c.to, got, c.want)
+		}
+	}
+}
+
+// TestReach holds what a package links, directly or not: what is said of imports would be worth little otherwise.
+func TestReach(t *testing.T) {
+	for _, c := range []struct {
+		pkg     string
+		without []string
+		why     string
+	}{
+		{"./flow/...", []string{"gvisor.dev/", "github.com/quic-go/", "github.com/miekg/dns", "os/exec"}, "judging is independent of the door, and starts nothing"},
+		{"./resolver", []string{"gvisor.dev/", module + "/flow/policy"}, "names are judged through a func"},
+		{"./sandbox", []string{module + "/flow", module + "/netstack", module + "/resolver", "gvisor.dev/"}, "PID 1 is a re-exec of the binary, but its code is small"},
+		{"./tproxy", []string{"gvisor.dev/"}, "the door that needs no stack"},
+	} {
+		cmd := exec.Command("go", "list", "-deps", c.pkg)
+		cmd.Dir = ".."
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list -deps %s: %v", c.pkg, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			for _, refused := range c.without {
+				if path := strings.TrimSpace(line); strings.HasPrefix(path, refused) {
+					t.Errorf("%s links %s: %s", c.pkg, path, c.why)
+				}
+			}
+		}
+	}
+}
+
+// injected is what may be used of logrus outside the command: the interface, and what makes the silent logger that stands
+// for nil. The global logger may not.
+var injected = []string{"FieldLogger", "Fields", "New", "PanicLevel"}
+
+func TestLoggersAreInjected(t *testing.T) {
+	eachGoFile(t, func(path string, file *ast.File, _ *token.FileSet) {
+		if strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "cmd/weir/") {
+			return
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if id, ok := s.X.(*ast.Ident); ok && id.Name == "logrus" && !slices.Contains(injected, s.Sel.Name) {
+					t.Errorf("%s uses logrus.%s: take a logrus.FieldLogger", path, s.Sel.Name)
+				}
+			}
+			return true
+		})
+	})
+}
+
+// The limits of what a reader takes in at once.
+const (
+	maxFileLines = 500
+	maxFuncLines = 80
+)
+
+// TestSizes holds files and functions, tests aside, to the limits.
+func TestSizes(t *testing.T) {
+	eachGoFile(t, func(path string, file *ast.File, set *token.FileSet) {
+		if strings.HasSuffix(path, "_test.go") {
+			return
+		}
+		if n := set.File(file.Pos()).LineCount(); n > maxFileLines {
+			t.Errorf("%s has %d lines, more than %d", path, n, maxFileLines)
+		}
+		for _, d := range file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if n := set.Position(f.End()).Line - set.Position(f.Pos()).Line + 1; n > maxFuncLines {
+				t.Errorf("%s: %s has %d lines, more than %d", path, f.Name.Name, n, maxFuncLines)
+			}
+		}
+	})
+}
+
+// TestPackageComments: every package says what it is for.
+func TestPackageComments(t *testing.T) {
+	said := map[string]bool{}
+	eachGoFile(t, func(path string, file *ast.File, _ *token.FileSet) {
+		dir := filepath.Dir(path)
+		said[dir] = said[dir] || file.Doc != nil && !onlyDirectives(file.Doc)
+	})
+	for dir, ok := range said {
+		if !ok {
+			t.Errorf("%s has no package comment", dir)
+		}
+	}
+}
+
+func onlyDirectives(g *ast.CommentGroup) bool { return strings.TrimSpace(g.Text()) == "" }
+
+// eachGoFile parses the Go files of the repository, by their paths from its root.
+func eachGoFile(t *testing.T, visit func(path string, file *ast.File, set *token.FileSet)) {
+	n := 0
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || len(d.Name()) > 2 && d.Name()[0] == '.') {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		n++
+		visit(strings.TrimPrefix(path, "../"), file, set)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n < 50 {
+		t.Fatalf("only %d Go files were found", n)
+	}
+}
