@@ -63,7 +63,7 @@ func runInit(ctl *control) error {
 	ignoreSignals()
 	m, _, err := ctl.receive()
 	if err != nil || m.Op != opGo {
-		return fmt.Errorf("wait for release: %w", errors.Join(err, errors.New(m.Op)))
+		return fmt.Errorf("wait for release: got %q, %v", m.Op, err)
 	}
 	unix.Umask(umask)
 	pid, err := startCommand(o, dir)
