@@ -1,0 +1,125 @@
+package netstack
+
+import (
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ReadFrom implements io.ReaderFrom: it carries r's bytes to the client until the end of r's stream. When r is, or
+// stands for, a *net.TCPConn, large amounts are read from its socket straight into the endpoint's send queue.
+func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	host, carried := hostSocket(r)
+	if host == nil {
+		return c.copyFrom(r)
+	}
+	raw, err := c.attach(host)
+	if err != nil {
+		return 0, c.opError("splice", err)
+	}
+	d := &hostReader{conn: c}
+	read := d.read
+	var total int64
+	for {
+		d.n, d.err = 0, nil
+		if err := raw.Read(read); err != nil {
+			d.err = c.rouse(err, host.SetReadDeadline)
+			if d.err == nil {
+				continue
+			}
+		}
+		total += int64(d.n)
+		carried(d.n)
+		switch {
+		case d.err == io.EOF:
+			return total, nil
+		case d.err != nil:
+			return total, c.opError("splice", d.err)
+		case d.n > 0:
+			continue
+		}
+		if err := c.wait(c.writable, &c.writeBy); err != nil {
+			return total, c.opError("splice", err)
+		}
+	}
+}
+
+// hostReader moves bytes from a socket to the endpoint.
+type hostReader struct {
+	conn *tcpConn
+	bulk bool // the last read filled the buffer: there is more
+	n    int  // bytes moved by the last call of read
+	err  error
+}
+
+// read is what RawConn.Read calls: it reports false when there is nothing to read. With n and err zero it says that the
+// send buffer is full.
+func (d *hostReader) read(fd uintptr) bool {
+	if d.bulk {
+		avail, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		if err == nil && avail >= copySize {
+			p := hostPayload{fd: int(fd), size: min(avail, spliceRead)}
+			d.n, d.err = d.conn.enqueue(&p)
+			if p.err != nil {
+				d.err = p.err
+			}
+			return true
+		}
+		d.bulk = false
+	}
+	return d.readSmall(int(fd))
+}
+
+// readSmall moves at most copySize bytes through a buffer. It is also how the end of the stream and errors are found.
+func (d *hostReader) readSmall(fd int) bool {
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buf)
+	n, err := unix.Read(fd, buf[:])
+	for err == unix.EINTR {
+		n, err = unix.Read(fd, buf[:])
+	}
+	switch {
+	case err == unix.EAGAIN:
+		return false
+	case err != nil:
+		d.err = os.NewSyscallError("read", err)
+	case n == 0:
+		d.err = io.EOF
+	default:
+		d.bulk = n == len(buf)
+		d.n, d.err = d.conn.writeAll(buf[:n])
+	}
+	return true
+}
+
+// hostPayload is a tcpip.Payloader that reads from a socket. The endpoint reads on until it has Len bytes or an error,
+// and an error throws away what it had; so size must be no more than the socket holds.
+type hostPayload struct {
+	fd, size int
+	err      error // what Read failed with
+}
+
+// Len implements tcpip.Payloader.
+func (p *hostPayload) Len() int { return p.size }
+
+// Read implements tcpip.Payloader.
+func (p *hostPayload) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		n, err := unix.Read(p.fd, b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			p.err = os.NewSyscallError("read", err)
+		case n == 0:
+			p.err = io.ErrUnexpectedEOF
+		}
+		return max(n, 0), p.err
+	}
+}
