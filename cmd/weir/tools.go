@@ -42,10 +42,24 @@ func toolPaths(home string, env []string) []string {
 			add(filepath.Join(home, rel))
 		}
 	}
+	return outermost(append(paths, caFiles(env)...))
+}
+
+// caFiles are the certificate bundles that the environment names, wherever they are.
+func caFiles(env []string) []string {
+	var files []string
 	for _, name := range caFileNames {
-		add(lookup(env, name))
+		path := filepath.Clean(lookup(env, name))
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && filepath.IsAbs(path) && !inSystemTree(path) {
+			files = append(files, path)
+		}
 	}
-	return outermost(paths)
+	return files
+}
+
+// inSystemTree reports whether the sandbox shows the path anyway.
+func inSystemTree(path string) bool {
+	return slices.ContainsFunc([]string{"/etc", "/usr", "/opt", "/nix"}, func(dir string) bool { return below(dir, path) })
 }
 
 // managers are the roots, below the home, of version managers that keep programs, libraries and shims in one tree.
