@@ -3,7 +3,6 @@
 package tests
 
 import (
-	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -69,21 +68,31 @@ func eventsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: events FILE KIND [FIELD=VALUE ...]")
 	}
-	text := []byte(ts.ReadFile(args[0]))
-	for line := range bytes.Lines(text) {
-		if eventMatches(ts, line, args[1], args[2:]) {
-			if neg {
-				ts.Fatalf("there is such an event: %s", line)
-			}
-			return
-		}
-	}
-	if !neg {
+	text := ts.ReadFile(args[0])
+	switch has := hasEvent(ts, text, args[1], args[2:]...); {
+	case has && neg:
+		ts.Fatalf("there is an event %s in:\n%s", strings.Join(args[1:], " "), text)
+	case !has && !neg:
 		ts.Fatalf("no event %s in:\n%s", strings.Join(args[1:], " "), text)
 	}
 }
 
-func eventMatches(ts *testscript.TestScript, line []byte, kind string, fields []string) bool {
+// failer is a test or a script.
+type failer interface {
+	Fatalf(format string, args ...any)
+}
+
+// hasEvent reports whether one line of the log is of this kind and has these fields, each NAME=VALUE.
+func hasEvent(f failer, text, kind string, fields ...string) bool {
+	for line := range strings.Lines(text) {
+		if eventMatches(f, []byte(line), kind, fields) {
+			return true
+		}
+	}
+	return false
+}
+
+func eventMatches(ts failer, line []byte, kind string, fields []string) bool {
 	var e struct {
 		Event   string
 		App     string
