@@ -1,10 +1,13 @@
 package attribution
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -13,6 +16,12 @@ const (
 	// lookupsPerSecond and lookupBurst bound how often the kernel is asked; beyond, Find fails and counts.
 	lookupsPerSecond = 500
 	lookupBurst      = 100
+
+	// linksPerSecond bounds the open files that are looked at, over all lookups.
+	linksPerSecond = 64 << 10
+
+	// guesses is how many descriptors are tried before all of a process's are looked through.
+	guesses = 16
 
 	// maxHints bounds the sockets whose owner is remembered, maxRecent the processes that are tried first.
 	maxHints  = 1024
@@ -34,11 +43,14 @@ type Finder struct {
 	initPID int
 	diag    *os.File
 	limit   *rate.Limiter
+	links   *rate.Limiter
 
 	mu       sync.Mutex
 	seq      uint32
+	answers  map[string]bool // networks that diag knows: what it does not find is not there
 	hints    map[uint32]holder
 	recent   []int
+	last     map[int]int // of the processes in recent: the descriptor found last
 	counters map[string]uint64
 }
 
@@ -56,7 +68,10 @@ func New(initPID int, diag *os.File) *Finder {
 		initPID:  initPID,
 		diag:     diag,
 		limit:    rate.NewLimiter(lookupsPerSecond, lookupBurst),
+		links:    rate.NewLimiter(linksPerSecond, maxLinks),
+		answers:  make(map[string]bool),
 		hints:    make(map[uint32]holder),
+		last:     make(map[int]int),
 		counters: make(map[string]uint64),
 	}
 }
@@ -104,8 +119,13 @@ func (f *Finder) inode(t tuple) (uint32, bool) {
 	}
 	if f.diag != nil {
 		f.seq++
-		if inode, err := diagnose(int(f.diag.Fd()), f.seq, t); err == nil {
+		inode, err := diagnose(int(f.diag.Fd()), f.seq, t)
+		if err == nil {
+			f.answers[t.network] = true
 			return inode, true
+		}
+		if errors.Is(err, errNoSocket) && f.answers[t.network] {
+			return 0, false // closed already; the tables would be read in vain, and they are long when sockets come and go
 		}
 	}
 	return readTables(f.initPID, t)
@@ -120,7 +140,9 @@ func (f *Finder) owner(inode uint32) (Process, bool) {
 		}
 		delete(f.hints, inode)
 	}
-	links := maxLinks
+	budget := int(f.links.Tokens())
+	links := budget
+	defer func() { f.links.AllowN(time.Now(), budget-max(links, 0)) }()
 	for _, pid := range f.recent {
 		if p, ok := f.search(pid, inode, &links); ok {
 			return p, true
@@ -139,7 +161,10 @@ func (f *Finder) owner(inode uint32) (Process, bool) {
 
 // search looks for the socket among the files of one process and remembers where it found it.
 func (f *Finder) search(pid int, inode uint32, links *int) (Process, bool) {
-	fd, ok := descriptorOf(pid, inode, links)
+	fd, ok := f.guess(pid, inode, links)
+	if !ok {
+		fd, ok = descriptorOf(pid, inode, links)
+	}
 	if !ok {
 		return Process{}, false
 	}
@@ -154,8 +179,28 @@ func (f *Finder) search(pid int, inode uint32, links *int) (Process, bool) {
 	f.hints[inode] = h
 	f.recent = slices.DeleteFunc(f.recent, func(p int) bool { return p == pid })
 	f.recent = slices.Insert(f.recent, 0, pid)
-	f.recent = f.recent[:min(len(f.recent), maxRecent)]
+	for len(f.recent) > maxRecent {
+		delete(f.last, f.recent[maxRecent])
+		f.recent = slices.Delete(f.recent, maxRecent, maxRecent+1)
+	}
+	f.last[pid], _ = strconv.Atoi(fd)
 	return p, true
+}
+
+// guess tries the descriptors that a process gets next, behind the one it was last found with.
+func (f *Finder) guess(pid int, inode uint32, links *int) (fd string, ok bool) {
+	last, known := f.last[pid]
+	if !known {
+		return "", false
+	}
+	for n := max(0, last-guesses/4); n < last+guesses && *links > 0; n++ {
+		*links--
+		fd = strconv.Itoa(n)
+		if holds(pid, fd, inode) {
+			return fd, true
+		}
+	}
+	return "", false
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort {

@@ -258,6 +258,55 @@ func TestLinksAreBounded(t *testing.T) {
 	}
 }
 
+// A process with thousands of descriptors cannot make every lookup walk through them.
+func TestLinksPerSecondAreBounded(t *testing.T) {
+	f := New(os.Getpid(), nil)
+	f.links = rate.NewLimiter(0, 3)
+	if p, ok := f.owner(^uint32(0)); ok {
+		t.Errorf("a socket that is not there belongs to %+v", p)
+	}
+	if left := f.links.Tokens(); left != 0 {
+		t.Errorf("%v links left", left)
+	}
+}
+
+// The next socket of a process is found behind its last one.
+func TestGuess(t *testing.T) {
+	f := New(os.Getpid(), nil)
+	var conns []net.PacketConn
+	for i := range 5 {
+		conn := must(net.ListenPacket("udp", "127.0.0.1:0"))
+		defer conn.Close()
+		conns = append(conns, conn)
+		if i == 0 {
+			if _, ok := f.Find("udp", conn.LocalAddr().(*net.UDPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:53")); !ok {
+				t.Fatal("the first socket is not found")
+			}
+		}
+	}
+	inode, ok := readTables(os.Getpid(), tuple{network: "udp", local: conns[4].LocalAddr().(*net.UDPAddr).AddrPort(), remote: netip.MustParseAddrPort("127.0.0.1:53")})
+	links := 100
+	if fd, found := f.guess(os.Getpid(), inode, &links); !ok || !found || !holds(os.Getpid(), fd, inode) || links < 100-2*guesses {
+		t.Errorf("%q, %v, %d links left", fd, found, links)
+	}
+	if fd, found := f.guess(1<<30, inode, &links); found {
+		t.Errorf("in a process never seen: %q", fd)
+	}
+}
+
+// Once the diagnostics have known a socket, what they do not know is not looked for in the tables.
+func TestClosedSocketsCostOneQuestion(t *testing.T) {
+	s := startSandbox(t)
+	f := New(s.pid, s.diag)
+	f.answers["udp"], f.answers["tcp"] = true, true
+	f.initPID = os.Getpid() // whose tables do have the socket
+	conn := must(net.ListenPacket("udp", "127.0.0.1:0"))
+	defer conn.Close()
+	if p, ok := f.Find("udp", conn.LocalAddr().(*net.UDPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:53")); ok {
+		t.Errorf("the tables were read: %+v", p)
+	}
+}
+
 func TestSearchTable(t *testing.T) {
 	const header = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 	row := func(local, remote string, inode int) string {

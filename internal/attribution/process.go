@@ -94,6 +94,13 @@ func descriptorOf(pid int, inode uint32, links *int) (fd string, ok bool) {
 	return "", false
 }
 
+// holds reports whether process pid has the socket as its descriptor fd.
+func holds(pid int, fd string, inode uint32) bool {
+	var buf [64]byte
+	n, err := unix.Readlink("/proc/"+strconv.Itoa(pid)+"/fd/"+fd, buf[:])
+	return err == nil && string(buf[:n]) == socketLink(inode)
+}
+
 // at describes the process that holds the socket where h says, if it still does. All is read through one descriptor of
 // the process's directory, so that a process id that is used again cannot mix two processes.
 func at(h holder, inode uint32) (Process, bool) {
