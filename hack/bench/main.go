@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ type options struct {
 	samples, starts, idle  int
 	duration               time.Duration
 	json                   bool
+	only                   *regexp.Regexp
 }
 
 // The other parts of this binary, by first argument.
@@ -81,12 +83,17 @@ func parseFlags() options {
 	flag.IntVar(&o.starts, "starts", 15, "starts of true per round and subject")
 	flag.IntVar(&o.idle, "idle", 2000, "idle connections for the memory of a flow")
 	flag.DurationVar(&o.duration, "duration", time.Second, "length of one transfer; other loads take half of it")
+	only := flag.String("only", "", "measure only what this `REGEXP` matches, as in \"throughput up 1\", \"start_ms\", \"rss_per_flow\"")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.Parse()
 	for p := range strings.SplitSeq(*peers, ",") {
 		if p != "" {
 			o.peers = append(o.peers, p)
 		}
+	}
+	var err error
+	if o.only, err = regexp.Compile(*only); err != nil {
+		exit(err)
 	}
 	if flag.NArg() > 0 || o.samples < 1 || o.idle < 1 || o.starts < 1 || o.duration < 100*time.Millisecond {
 		exit(errors.New("bad arguments, see -help"))

@@ -135,6 +135,9 @@ func (b *bench) measure() error {
 	for round := range b.options.samples {
 		b.say("round %d of %d, load %s", round+1, b.options.samples, loadAverage())
 		for _, l := range loads {
+			if !b.wanted(l.metric, l.direction, fmt.Sprint(l.streams)) {
+				continue
+			}
 			for _, r := range b.running {
 				b.measureLoad(r, l)
 			}
@@ -144,12 +147,13 @@ func (b *bench) measure() error {
 		}
 	}
 	for _, r := range b.running {
-		if list := r.carriers(); len(list) > 0 {
-			b.result.add(r.subject, row{Metric: "rss_peak", Unit: "MB"}, float64(total(list, func(p process) int64 { return p.peak }))/1e6)
-		}
+		b.measurePeak(r, row{Metric: "rss_peak"})
 	}
 	if err := b.countEvents(); err != nil {
 		return err
+	}
+	if !b.wanted("rss_per_flow") {
+		return nil
 	}
 	for range b.options.samples {
 		for _, r := range b.running {
@@ -159,6 +163,22 @@ func (b *bench) measure() error {
 		}
 	}
 	return nil
+}
+
+// wanted reports whether -only matches.
+func (b *bench) wanted(words ...string) bool {
+	return b.options.only.MatchString(strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " "))
+}
+
+// measurePeak takes the most memory that the subject's processes had so far, in two counts: the sum of what each has
+// resident, and what they take together, where pages of the binary they share count once.
+func (b *bench) measurePeak(r *running, at row) {
+	if list := r.carriers(); len(list) > 0 {
+		at.Unit, at.Direction = "MB", "sum"
+		b.result.add(r.subject, at, float64(total(list, func(p process) int64 { return p.peak }))/1e6)
+		at.Direction = "shared once"
+		b.result.add(r.subject, at, float64(together(list, func(p process) int64 { return p.peak }))/1e6)
+	}
 }
 
 // countEvents ends weir's client and compares what it did with the event log.
@@ -207,6 +227,9 @@ func (b *bench) measureLoad(r *running, l load) {
 
 // measureStarts runs true in every subject, one after the other, many times.
 func (b *bench) measureStarts() error {
+	if !b.wanted("start_ms") {
+		return nil
+	}
 	for range b.options.starts {
 		for _, r := range b.running {
 			start := time.Now()
@@ -238,7 +261,7 @@ func (b *bench) measureIdle(s *subject) error {
 	}
 	rss := func(p process) int64 { return p.rss }
 	before := total(r.carriers(), rss)
-	b.result.add(s, row{Metric: "rss_start", Unit: "MB"}, float64(before)/1e6)
+	b.measurePeak(r, row{Metric: "rss_start"})
 	a, err := r.ask(order{What: "idle", Target: r.hostPort(b.port), Streams: b.options.idle})
 	if err != nil {
 		return err
@@ -246,8 +269,7 @@ func (b *bench) measureIdle(s *subject) error {
 	time.Sleep(5 * settle)
 	grown := float64(total(r.carriers(), rss)-before) / a.Value
 	b.result.add(s, row{Metric: "rss_per_flow", Unit: "kB"}, grown/1e3)
-	b.result.add(s, row{Metric: "rss_peak_idle", Unit: "MB", Streams: b.options.idle},
-		float64(total(r.carriers(), func(p process) int64 { return p.peak }))/1e6)
+	b.measurePeak(r, row{Metric: "rss_peak_idle", Streams: b.options.idle})
 	_, err = r.ask(order{What: "release"})
 	return err
 }
@@ -267,7 +289,7 @@ func median(values []float64) float64 {
 func (r *row) label() string {
 	name := map[string]string{
 		"throughput": "TCP", "rr": "request-response", "crr": "connect-request-close", "udp_pps": "UDP 1200 B", "start_ms": "start of true",
-		"rss_peak": "memory, peak", "rss_start": "memory, idle", "rss_per_flow": "memory per idle flow", "rss_peak_idle": "memory, peak",
+		"rss_peak": "memory, peak under load,", "rss_start": "memory at start,", "rss_per_flow": "memory per idle flow", "rss_peak_idle": "memory with idle flows,",
 	}[r.Metric]
 	parts := []string{name}
 	if r.Direction != "" {

@@ -20,7 +20,8 @@ const clockTick = 10 * time.Millisecond
 type process struct {
 	pid, parent int
 	name        string
-	rss, peak   int64 // bytes
+	rss, peak   int64 // resident bytes, now and at most
+	file        int64 // of them, pages of files
 	cpu         time.Duration
 }
 
@@ -55,6 +56,17 @@ func total[T int64 | time.Duration](list []process, of func(process) T) (sum T) 
 	return sum
 }
 
+// together is the sum of what of returns, with pages of files counted once: those of the largest process. The processes of
+// a subject are runs of one binary.
+func together(list []process, of func(process) int64) int64 {
+	var sum, file int64
+	for _, p := range list {
+		sum += of(p) - p.file
+		file = max(file, p.file)
+	}
+	return sum + file
+}
+
 func processTable() []process {
 	entries, _ := os.ReadDir("/proc")
 	var out []process
@@ -84,6 +96,8 @@ func readProcess(pid int) (process, error) {
 			p.parent, _ = strconv.Atoi(value)
 		case "VmRSS":
 			p.rss = kilobytes(value)
+		case "RssFile":
+			p.file = kilobytes(value)
 		case "VmHWM":
 			p.peak = kilobytes(value)
 		}
