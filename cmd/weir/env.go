@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"sort"
@@ -77,27 +76,28 @@ func passes(name string) bool {
 	return slices.ContainsFunc(passedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// secretWords mark names whose value is a credential, whatever family they belong to.
-var secretWords = []string{"token", "secret", "password", "passwd", "_auth", "apikey", "api_key", "credential", "private"}
+// secretWords mark names whose value is a credential, whatever family they belong to, secretEnds the ends of such names.
+// A user name counts: many registries take the token there.
+var (
+	secretWords = []string{"token", "secret", "password", "passwd", "passphrase", "_auth", "apikey", "api_key", "credential", "private", "username"}
+	secretEnds  = []string{"_key", "_otp"}
+)
 
-// carriesSecret reports whether the variable would hand a credential to CMD: by its name, or as the user part of a URL.
+// urlCredential finds the user part of a URL anywhere in a value, be the URL well formed or not, and the token that conda
+// puts into a path. What merely looks like one is withheld too.
+var urlCredential = regexp.MustCompile(`://([^/?#\s]*@|\S*/t/)`)
+
+// carriesSecret reports whether the variable would hand a credential to CMD: by its name, or as a part of a URL. A proxy
+// may be written without a scheme.
 func carriesSecret(name, value string) bool {
-	if looksSecret(name) {
-		return true
-	}
-	if strings.Contains(value, "://") {
-		for _, field := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' || r == '|' }) {
-			if u, err := url.Parse(field); err == nil && u.User != nil {
-				return true
-			}
-		}
-	}
-	return false
+	return looksSecret(name) || urlCredential.MatchString(value) ||
+		strings.Contains(value, "@") && strings.Contains(strings.ToLower(name), "proxy")
 }
 
 func looksSecret(name string) bool {
 	lower := strings.ToLower(name)
-	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(lower, w) })
+	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(lower, w) }) ||
+		slices.ContainsFunc(secretEnds, func(end string) bool { return strings.HasSuffix(lower, end) })
 }
 
 // shellNoise are withheld variables that nobody would miss; they are not worth a line on the terminal.

@@ -31,6 +31,31 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// Credentials in the families of variables that pass otherwise.
+func TestCarriesSecret(t *testing.T) {
+	for _, c := range []struct {
+		name, value string
+		secret      bool
+	}{
+		{"npm_config_key", "-----BEGIN PRIVATE KEY-----", true},
+		{"MISE_SOPS_AGE_KEY", "AGE-SECRET-KEY-1", true},
+		{"npm_config_otp", "123456", true},
+		{"UV_INDEX_CORP_USERNAME", "oauth2accesstoken", true},
+		{"UV_INDEX", "corp=https://u:p@pypi.example/simple", true},
+		{"npm_config_proxy", "http://u:p%zz@proxy.example", true},
+		{"npm_config_https_proxy", "u:p@proxy.example:8080", true},
+		{"GOPROXY", "https://a.example|https://u:p@b.example,direct", true},
+		{"UV_INDEX", "corp=https://pypi.example/simple", false},
+		{"npm_config_registry", "https://npm.example/@scope/", false},
+		{"PATH", "/opt/tool@2/bin:/usr/bin", false},
+		{"LC_ALL", "ca_ES.UTF-8@valencia", false},
+	} {
+		if got := carriesSecret(c.name, c.value); got != c.secret {
+			t.Errorf("%s=%s: %v", c.name, c.value, got)
+		}
+	}
+}
+
 func TestAppName(t *testing.T) {
 	for _, c := range []struct{ command, want string }{
 		{"npx -y @modelcontextprotocol/server-everything", "server-everything"},

@@ -74,6 +74,11 @@ func (p *plan) buildSpec() error {
 		p.spec.ReadOnly = toolPaths(home, env)
 		p.spec.Files = settingsFiles(home)
 	}
+	if p.fs == "host" {
+		if p.spec.Hide, err = ownDirs(); err != nil {
+			return err
+		}
+	}
 	if p.learn != "" {
 		if err := unix.Access(filepath.Dir(p.learn), unix.W_OK); err != nil {
 			return fmt.Errorf("--learn %s: write there: %w", p.learn, err)
@@ -96,6 +101,19 @@ func (p *plan) appHome() (string, error) {
 		return "", fmt.Errorf("make home of app: %w", err)
 	}
 	return dir, nil
+}
+
+// ownDirs are weir's own directories: a program that sees the host's files must not see, or change, what weir keeps.
+func ownDirs() ([]string, error) {
+	var dirs []string
+	for variable, below := range map[string]string{"XDG_CONFIG_HOME": ".config", "XDG_STATE_HOME": ".local/state", "XDG_DATA_HOME": ".local/share"} {
+		dir, err := xdgDir(variable, below)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, filepath.Join(dir, "weir"))
+	}
+	return dirs, nil
 }
 
 // stateDir is where events and first-seen names are kept.

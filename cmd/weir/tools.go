@@ -11,14 +11,14 @@ import (
 
 // toolPaths are the paths below the user's home that must be visible, read-only, for the programs on PATH to run: each
 // PATH entry there, what a program of that entry loads (its lib, libexec, share beside bin), and the roots of the version
-// managers whose shims lead elsewhere. Nothing else of the home is shown, so an entry of PATH never opens, say, ~/.config.
+// managers whose shims lead elsewhere. Nothing else of the home is shown, and whatever PATH says it never opens a
+// directory with, or above, what people keep secret (see privateDirs), be it by way of a symbolic link.
 func toolPaths(home string, env []string) []string {
 	var paths []string
 	add := func(p string) {
-		if p = filepath.Clean(p); below(home, p) && !slices.Contains(paths, p) {
-			if _, err := os.Stat(p); err == nil {
-				paths = append(paths, p)
-			}
+		p = filepath.Clean(p)
+		if below(home, p) && !slices.Contains(paths, p) && harmless(home, p) {
+			paths = append(paths, p)
 		}
 	}
 	for _, dir := range filepath.SplitList(lookup(env, "PATH")) {
@@ -60,6 +60,27 @@ func caFiles(env []string) []string {
 // inSystemTree reports whether the sandbox shows the path anyway.
 func inSystemTree(path string) bool {
 	return slices.ContainsFunc([]string{"/etc", "/usr", "/opt", "/nix"}, func(dir string) bool { return below(dir, path) })
+}
+
+// privateDirs are where, below the home, credentials, mail, histories and the data of other programs are kept. None of
+// them is a directory of programs; some have one in them (.config/composer/vendor/bin), and that may be shown.
+var privateDirs = []string{".", ".aws", ".azure", ".cache", ".config", ".config/gcloud", ".config/gh", ".config/weir", ".docker", ".gnupg", ".kube",
+	".local", ".local/share", ".local/share/keyrings", ".local/share/weir", ".local/state", ".mozilla", ".password-store", ".ssh", ".thunderbird"}
+
+// harmless reports whether p is there and can be shown: where it leads to is neither one of the private directories, nor
+// above one.
+func harmless(home, p string) bool {
+	real, err := filepath.EvalSymlinks(p)
+	if err != nil {
+		return false
+	}
+	if resolved, err := filepath.EvalSymlinks(home); err == nil {
+		home = resolved
+	}
+	return !slices.ContainsFunc(privateDirs, func(dir string) bool {
+		dir = filepath.Join(home, dir)
+		return real == dir || real == "/" || below(real, dir)
+	})
 }
 
 // managers are the roots, below the home, of version managers that keep programs, libraries and shims in one tree.
@@ -138,30 +159,39 @@ func filterNpmrc(b []byte) []byte {
 	})
 }
 
-// filterLines drops lines that name a credential or carry a user in a URL.
+// filterLines drops lines that name a credential or carry one in a URL. INI, TOML and YAML are read alike: a URL counts
+// wherever it stands in its line, in a list or in the continuation of another line.
 func filterLines(b []byte) []byte {
 	return keepLines(b, func(line string) bool {
 		key, value, _ := strings.Cut(line, "=")
-		return !carriesSecret(key, strings.Trim(strings.TrimSpace(value), `"'`))
+		return !carriesSecret(strings.TrimSpace(key), value) && !urlCredential.MatchString(line)
 	})
 }
 
-// filterGitconfig drops whole sections that lead to credentials or run programs of the host, and lines as filterLines does.
+// filterGitconfig drops whole sections that lead to credentials or run programs of the host, and lines as filterLines
+// does. A variable may follow its section's header on the same line, and its value may go on in the next one.
 func filterGitconfig(b []byte) []byte {
-	drop := false
+	dropSection, dropNext := false, false
 	return keepLines(b, func(line string) bool {
-		trimmed := strings.ToLower(strings.TrimSpace(line))
-		if strings.HasPrefix(trimmed, "[") {
-			name := strings.TrimPrefix(trimmed, "[")
-			drop = slices.ContainsFunc([]string{"credential", "sendemail", "gpg", "include", "http \"", "url \""}, func(s string) bool {
-				return strings.HasPrefix(name, s)
-			}) && carriesGitSecret(name)
-		}
-		if drop || strings.HasPrefix(trimmed, "extraheader") || strings.HasPrefix(trimmed, "signingkey") || strings.HasPrefix(trimmed, "helper") {
+		goesOn := strings.HasSuffix(line, `\`)
+		if dropNext {
+			dropNext = goesOn
 			return false
 		}
-		key, value, _ := strings.Cut(line, "=")
-		return !carriesSecret(key, strings.TrimSpace(value))
+		variable := strings.ToLower(strings.TrimSpace(line))
+		if name, ok := strings.CutPrefix(variable, "["); ok {
+			dropSection = slices.ContainsFunc([]string{"credential", "sendemail", "imap", "gpg", "include", "http \"", "url \""}, func(s string) bool {
+				return strings.HasPrefix(name, s)
+			}) && carriesGitSecret(name)
+			variable = strings.TrimSpace(name[strings.LastIndexByte(name, ']')+1:])
+		}
+		key, value, _ := strings.Cut(variable, "=")
+		secret := slices.ContainsFunc([]string{"extraheader", "signingkey", "helper"}, func(s string) bool { return strings.HasPrefix(key, s) })
+		if keep := !dropSection && !secret && !carriesSecret(strings.TrimSpace(key), value); keep {
+			return true
+		}
+		dropNext = goesOn
+		return false
 	})
 }
 
