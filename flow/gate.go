@@ -85,6 +85,7 @@ type Gate struct {
 	Log logrus.FieldLogger
 
 	flows, dials, sending atomic.Int64
+	telling               atomic.Int64 // flows, over or not, whose network-connect still waits for the owner
 	serial                atomic.Uint64
 	quic                  verdicts
 }
@@ -123,8 +124,8 @@ func (g *Gate) Drain(ctx context.Context) {
 	}
 }
 
-// Flows returns how many flows are open.
-func (g *Gate) Flows() int { return int(g.flows.Load()) }
+// Flows returns how many flows are open or have an event yet to be written.
+func (g *Gate) Flows() int { return int(g.flows.Load() + g.telling.Load()) }
 
 func positive[T int | time.Duration](v, otherwise T) T {
 	if v > 0 {

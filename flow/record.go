@@ -34,6 +34,8 @@ func (f *visit) record() {
 		c.HTTPHost = f.hint.Host
 	}
 	if f.process != nil && len(f.process) == 0 {
+		f.telling.Add(1)
+		f.told = make(chan struct{})
 		go f.emitWithOwner(c)
 		return
 	}
@@ -45,6 +47,8 @@ func (f *visit) record() {
 
 // emitWithOwner waits for the owner, so that the flow does not.
 func (f *visit) emitWithOwner(c *event.Connect) {
+	defer f.telling.Add(-1)
+	defer close(f.told)
 	timer := time.NewTimer(ownerWait)
 	defer timer.Stop()
 	select {
@@ -72,8 +76,11 @@ func (f *visit) route() string {
 	return f.decision.Route
 }
 
-// recordClose writes the flow's network-close.
+// recordClose writes the flow's network-close, after its network-connect.
 func (f *visit) recordClose(up, down int64, cause string, err error) {
+	if f.told != nil {
+		<-f.told
+	}
 	name, _ := f.name()
 	c := &event.Close{
 		Hostname: name, Dst: f.dst, Protocol: f.Network, Route: f.decision.Route, Verdict: f.decision.Verdict.String(),

@@ -39,6 +39,9 @@ type visit struct {
 	process chan *event.Process
 
 	recorded bool
+
+	// told is closed when the network-connect that waited for the owner is written; nil when none waits.
+	told chan struct{}
 }
 
 func (g *Gate) newFlow(a Arrival) *visit {
