@@ -194,8 +194,14 @@ func listenLoopback(port uint16) (*os.File, error) {
 
 // announce says once what CMD does not get.
 func (l *launch) announce() {
+	if l.quiet {
+		return
+	}
+	if hidden := l.hiddenArg(); hidden != "" {
+		l.ui.sayf("%s is not visible inside; show it with --share %s:ro", hidden, filepath.Dir(hidden))
+	}
 	told := worthTelling(l.withheld)
-	if l.quiet || len(told) == 0 {
+	if len(told) == 0 {
 		return
 	}
 	const shown = 6

@@ -103,6 +103,30 @@ func (p *plan) appHome() (string, error) {
 	return dir, nil
 }
 
+// hiddenArg is the first argument of CMD that is a file outside and not inside: most of the time a script that the user
+// forgot to share.
+func (p *plan) hiddenArg() string {
+	if p.fs != "private" {
+		return ""
+	}
+	for _, arg := range p.command[1:] {
+		path, err := filepath.Abs(arg)
+		if err != nil || strings.HasPrefix(arg, "-") || !strings.ContainsAny(arg, "./") {
+			continue
+		}
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && !p.visible(path) {
+			return path
+		}
+	}
+	return ""
+}
+
+// visible reports whether the sandbox shows the path of a host file.
+func (p *plan) visible(path string) bool {
+	within := func(dir string) bool { return path == dir || below(filepath.Clean(dir), path) }
+	return inSystemTree(path) || slices.ContainsFunc(p.spec.ReadOnly, within) || slices.ContainsFunc(p.spec.Shares, func(s sandbox.Share) bool { return within(s.Host) })
+}
+
 // ownDirs are weir's own directories: a program that sees the host's files must not see, or change, what weir keeps.
 func ownDirs() ([]string, error) {
 	var dirs []string

@@ -59,7 +59,7 @@ func caFiles(env []string) []string {
 
 // inSystemTree reports whether the sandbox shows the path anyway.
 func inSystemTree(path string) bool {
-	return slices.ContainsFunc([]string{"/etc", "/usr", "/opt", "/nix"}, func(dir string) bool { return below(dir, path) })
+	return slices.ContainsFunc([]string{"/etc", "/usr", "/opt", "/nix", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/dev"}, func(dir string) bool { return below(dir, path) })
 }
 
 // privateDirs are where, below the home, credentials, mail, histories and the data of other programs are kept. None of
