@@ -5,6 +5,7 @@ package sandbox
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path"
 	"runtime"
@@ -52,8 +53,17 @@ func confineAndExec(o orders, dir inode) (int, error) {
 	if err != nil {
 		return 0, &ExecError{Name: name, Err: err}
 	}
+	streams, err := handOverStreams()
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		for _, fd := range streams {
+			unix.Close(int(fd))
+		}
+	}()
 	pid, err := syscall.ForkExec(file, o.Spec.Command, &syscall.ProcAttr{
-		Dir: cwd, Env: o.Spec.Env, Files: []uintptr{0, 1, 2},
+		Dir: cwd, Env: o.Spec.Env, Files: streams[:],
 		// Without a terminal of the caller CMD gets a session of its own, so that it cannot open that terminal either.
 		Sys: &syscall.SysProcAttr{Setsid: !o.SharedTerminal},
 	})
@@ -64,6 +74,28 @@ func confineAndExec(o orders, dir inode) (int, error) {
 		return 0, &ExecError{Name: name, Err: err}
 	}
 	return pid, nil
+}
+
+// handOverStreams takes the caller's streams away from init and returns them for CMD. CMD can end us by a signal that the
+// Go runtime does not survive; what the runtime says then is not CMD's output. Neither do we keep a pipe open that CMD closes.
+func handOverStreams() (streams [3]uintptr, err error) {
+	fail := func(err error) error { return &SetupError{Step: StepConfine, Path: "streams", Err: err} }
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return streams, fail(err)
+	}
+	defer unix.Close(null)
+	for i := range streams {
+		fd, err := unix.FcntlInt(uintptr(i), unix.F_DUPFD_CLOEXEC, 3)
+		if err == nil {
+			streams[i] = uintptr(fd)
+			err = unix.Dup3(null, i, 0)
+		}
+		if err != nil {
+			return streams, fail(err)
+		}
+	}
+	return streams, nil
 }
 
 // interpreterError explains an ENOENT for a file that is there: 126 and not 127.

@@ -215,6 +215,19 @@ func TestInitKilledFromOutside(t *testing.T) {
 	}
 }
 
+// TestInitKilledFromInside: CMD can end its own sandbox, and that is all that the caller sees of it.
+func TestInitKilledFromInside(t *testing.T) {
+	spec := testSpec("kill -SEGV 1; sleep 1000")
+	stderr := filepath.Join(t.TempDir(), "stderr")
+	spec.Stderr = open(t, stderr, os.O_CREATE|os.O_WRONLY)
+	if _, err := run(spec); !errors.Is(err, ErrLost) {
+		t.Errorf("run: %v", err)
+	}
+	if said, _ := os.ReadFile(stderr); len(said) > 0 {
+		t.Errorf("stderr has what CMD never wrote: %.80q", said)
+	}
+}
+
 // TestLauncherKilled: nothing of the sandbox outlives the launcher, however it dies.
 func TestLauncherKilled(t *testing.T) {
 	self := selfCopy(t)

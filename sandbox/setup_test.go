@@ -86,6 +86,8 @@ func TestSpecIsChecked(t *testing.T) {
 		"search with a line":     func(s *Spec) { s.Search = []string{"a\nnameserver 8.8.8.8"} },
 		"option with a space":    func(s *Spec) { s.ResolvOptions = []string{"a b"} },
 		"hostname with a space":  func(s *Spec) { s.Hostname = "a b" },
+		"directory as stdin":     func(s *Spec) { s.Stdin = open(t, "/", os.O_RDONLY) },
+		"directory as stderr":    func(s *Spec) { s.Stderr = open(t, "/", os.O_RDONLY) },
 		"too many search suffix": func(s *Spec) { s.Search = strings.Split(strings.Repeat("a,", maxResolvList)+"a", ",") },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -163,6 +163,14 @@ func (s Spec) check() error {
 			return bad("", "%q is no word for a configuration file", w)
 		}
 	}
+	for name, f := range map[string]*os.File{"stdin": s.Stdin, "stdout": s.Stdout, "stderr": s.Stderr} {
+		if f == nil {
+			continue
+		}
+		if fi, err := f.Stat(); err == nil && fi.IsDir() {
+			return bad(name, "is a directory: the program could walk through all of the host's files from there")
+		}
+	}
 	return s.checkPaths(bad)
 }
 
