@@ -17,8 +17,11 @@ const (
 	lookupsPerSecond = 500
 	lookupBurst      = 100
 
-	// linksPerSecond bounds the open files that are looked at, over all lookups.
+	// linksPerSecond bounds the open files that are looked at, over all lookups; walksPerSecond and walkBurst how often
+	// all processes of the sandbox are, when those that are known do not have the socket.
 	linksPerSecond = 64 << 10
+	walksPerSecond = 20
+	walkBurst      = 50
 
 	// guesses is how many descriptors are tried before all of a process's are looked through.
 	guesses = 16
@@ -44,6 +47,7 @@ type Finder struct {
 	diag    *os.File
 	limit   *rate.Limiter
 	links   *rate.Limiter
+	walks   *rate.Limiter
 
 	mu       sync.Mutex
 	seq      uint32
@@ -69,6 +73,7 @@ func New(initPID int, diag *os.File) *Finder {
 		diag:     diag,
 		limit:    rate.NewLimiter(lookupsPerSecond, lookupBurst),
 		links:    rate.NewLimiter(linksPerSecond, maxLinks),
+		walks:    rate.NewLimiter(walksPerSecond, walkBurst),
 		answers:  make(map[string]bool),
 		hints:    make(map[uint32]holder),
 		last:     make(map[int]int),
@@ -144,35 +149,36 @@ func (f *Finder) owner(inode uint32) (Process, bool) {
 	links := budget
 	defer func() { f.links.AllowN(time.Now(), budget-max(links, 0)) }()
 	for _, pid := range f.recent {
-		if p, ok := f.search(pid, inode, &links); ok {
-			return p, true
+		if fd, ok := f.guess(pid, inode, &links); ok {
+			return f.found(holder{pid, fd}, inode)
 		}
+	}
+	for _, pid := range f.recent {
+		if fd, ok := descriptorOf(pid, inode, &links); ok {
+			return f.found(holder{pid, fd}, inode)
+		}
+	}
+	if !f.walks.Allow() {
+		return Process{}, false
 	}
 	for _, pid := range members(f.initPID) {
 		if slices.Contains(f.recent, pid) {
 			continue
 		}
-		if p, ok := f.search(pid, inode, &links); ok {
-			return p, true
+		if fd, ok := descriptorOf(pid, inode, &links); ok {
+			return f.found(holder{pid, fd}, inode)
 		}
 	}
 	return Process{}, false
 }
 
-// search looks for the socket among the files of one process and remembers where it found it.
-func (f *Finder) search(pid int, inode uint32, links *int) (Process, bool) {
-	fd, ok := f.guess(pid, inode, links)
-	if !ok {
-		fd, ok = descriptorOf(pid, inode, links)
-	}
-	if !ok {
-		return Process{}, false
-	}
-	h := holder{pid: pid, fd: fd}
+// found describes the process that holds the socket, and remembers it.
+func (f *Finder) found(h holder, inode uint32) (Process, bool) {
 	p, ok := at(h, inode)
 	if !ok {
 		return Process{}, false
 	}
+	pid := h.pid
 	if len(f.hints) >= maxHints {
 		clear(f.hints)
 	}
@@ -183,7 +189,7 @@ func (f *Finder) search(pid int, inode uint32, links *int) (Process, bool) {
 		delete(f.last, f.recent[maxRecent])
 		f.recent = slices.Delete(f.recent, maxRecent, maxRecent+1)
 	}
-	f.last[pid], _ = strconv.Atoi(fd)
+	f.last[pid], _ = strconv.Atoi(h.fd)
 	return p, true
 }
 

@@ -3,7 +3,6 @@ package attribution
 import (
 	"bytes"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -69,26 +68,28 @@ func sameNamespace(initPID int) []int {
 }
 
 // descriptorOf returns the number of the descriptor by which process pid holds the socket. Each descriptor that it looks
-// at is taken off links.
+// at is taken off links. (An os.File would try to have the runtime's poller wait for a directory of /proc.)
 func descriptorOf(pid int, inode uint32, links *int) (fd string, ok bool) {
-	dir, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "fd"))
+	dir, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/fd", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", false
 	}
-	defer dir.Close()
+	defer unix.Close(dir)
 	want := socketLink(inode)
-	var buf [64]byte
+	var entries [8 << 10]byte
+	var link [64]byte
 	for *links > 0 {
-		names, err := dir.Readdirnames(min(*links, 256))
-		for _, name := range names {
+		n, err := unix.ReadDirent(dir, entries[:])
+		if err != nil || n <= 0 {
+			break
+		}
+		_, _, names := unix.ParseDirent(entries[:n], -1, nil)
+		for _, name := range names[:min(len(names), *links)] {
 			*links--
-			n, err := unix.Readlinkat(int(dir.Fd()), name, buf[:])
-			if err == nil && string(buf[:n]) == want {
+			n, err := unix.Readlinkat(dir, name, link[:])
+			if err == nil && string(link[:n]) == want {
 				return name, true
 			}
-		}
-		if err != nil {
-			break
 		}
 	}
 	return "", false
@@ -146,12 +147,24 @@ func innerPID(status []byte) int {
 }
 
 // readAt reads at most limit octets of the file name in the directory dir.
-func readAt(dir int, name string, limit int64) ([]byte, error) {
+func readAt(dir int, name string, limit int) ([]byte, error) {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, limit))
+	defer unix.Close(fd)
+	b := make([]byte, 0, limit)
+	for len(b) < limit {
+		n, err := unix.Read(fd, b[len(b):limit])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return b, nil
+		}
+		b = b[:len(b)+n]
+	}
+	return b, nil
 }
