@@ -18,6 +18,9 @@ const (
 	batchEvents = 256
 	batchBytes  = 256 << 10
 
+	// gatherFor is how far apart writes are while events keep coming; the first one after a pause is written at once.
+	gatherFor = 5 * time.Millisecond
+
 	// closeTimeout bounds Close; retryEvery is how often a line that reports drops is tried when nothing else happens.
 	closeTimeout = 2 * time.Second
 	retryEvery   = time.Second
@@ -40,6 +43,7 @@ type Log struct {
 
 	// waiters asks the writer for a round although nothing is new; it closes the channel it got when the round is over.
 	waiters chan chan struct{}
+	closing chan struct{}
 	done    chan struct{}
 
 	buf   []byte
@@ -102,6 +106,7 @@ func start(out output, limits Limits) *Log {
 		queue:   queue{ring: make([]*Event, limits.Events), maxBytes: limits.Bytes, wake: make(chan struct{}, 1)},
 		out:     out,
 		waiters: make(chan chan struct{}),
+		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
 	go l.write()
@@ -151,6 +156,7 @@ func (l *Log) Flush(ctx context.Context) error {
 // by then is dropped. It returns an error when drops could not be reported in the log. It may be called more than once.
 func (l *Log) Close() error {
 	if l.queue.shut() {
+		close(l.closing)
 		l.out.expire(time.Now().Add(closeTimeout))
 	}
 	select {
@@ -174,10 +180,12 @@ func (l *Log) write() {
 	defer l.out.close()
 	retry := time.NewTimer(retryEvery)
 	defer retry.Stop()
+	var last time.Time
 	for {
 		var round chan struct{}
 		select {
 		case <-l.queue.wake:
+			round = l.gather(time.Until(last.Add(gatherFor)))
 		case round = <-l.waiters:
 		case <-retry.C:
 		}
@@ -188,6 +196,7 @@ func (l *Log) write() {
 				retry.Reset(retryEvery)
 			}
 		}
+		last = time.Now()
 		if round != nil {
 			close(round)
 		}
@@ -195,6 +204,22 @@ func (l *Log) write() {
 			return
 		}
 	}
+}
+
+// gather waits for d, so that what is emitted meanwhile is written together. Who waits for the log is not kept waiting:
+// its round is returned at once.
+func (l *Log) gather(d time.Duration) (round chan struct{}) {
+	if d <= 0 {
+		return nil
+	}
+	pause := time.NewTimer(d)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case round = <-l.waiters:
+	case <-l.closing:
+	}
+	return round
 }
 
 // writeBatch writes some of the queued events and reports whether there may be more.

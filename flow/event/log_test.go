@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -517,4 +520,42 @@ func readAll(t *testing.T, r io.Reader) (events []*Event) {
 		events = append(events, e)
 	}
 	return events
+}
+
+// counted is an output that keeps how many events each write had.
+type counted struct{ writes []int }
+
+func (c *counted) write(_ []byte, ends []int) (int, error) {
+	c.writes = append(c.writes, len(ends))
+	return len(ends), nil
+}
+func (c *counted) expire(time.Time) {}
+func (c *counted) close() error     { return nil }
+
+// A single event is written at once, those that follow closely are gathered, and Close waits for neither.
+func TestLogGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &counted{}
+		l := start(out, Limits{}.withDefaults())
+		emit := func() { l.Emit(&Event{Details: &Dropped{What: "x", Count: 1}}) }
+		emit()
+		synctest.Wait()
+		if !slices.Equal(out.writes, []int{1}) {
+			t.Errorf("the first event: writes of %v events", out.writes)
+		}
+		for range 10 {
+			emit()
+			time.Sleep(gatherFor / 10)
+		}
+		synctest.Wait()
+		if !slices.Equal(out.writes, []int{1, 10}) {
+			t.Errorf("ten more in the time of one write: writes of %v events", out.writes)
+		}
+		emit()
+		began := time.Now()
+		l.Close()
+		if len(out.writes) != 3 || time.Since(began) > 0 {
+			t.Errorf("writes of %v events, Close took %v", out.writes, time.Since(began))
+		}
+	})
 }
