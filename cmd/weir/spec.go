@@ -53,6 +53,10 @@ func (p *plan) buildSpec() error {
 	if err != nil {
 		return err
 	}
+	shares, hidden, err := p.protect(shares)
+	if err != nil {
+		return err
+	}
 	dir, _ := os.Getwd()
 	host := &resolver.Host{}
 	p.spec = sandbox.Spec{
@@ -61,7 +65,7 @@ func (p *plan) buildSpec() error {
 		Link: p.link, MTU: p.mtu,
 		Addr4: guest4, Gateway4: gateway4, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
 		Nameservers: []netip.Addr{gateway4}, Search: host.Search(), ResolvOptions: host.Options(),
-		FS: p.fs, HomePath: home, Shares: shares,
+		FS: p.fs, HomePath: home, Shares: shares, Hide: hidden,
 		HostPorts: ports(p.hostPorts),
 	}
 	if hostHasIPv6() {
@@ -75,9 +79,11 @@ func (p *plan) buildSpec() error {
 		p.spec.Files = settingsFiles(home)
 	}
 	if p.fs == "host" {
-		if p.spec.Hide, err = ownDirs(); err != nil {
+		own, err := ownDirs()
+		if err != nil {
 			return err
 		}
+		p.spec.Hide = append(p.spec.Hide, own...)
 	}
 	if p.learn != "" {
 		if err := unix.Access(filepath.Dir(p.learn), unix.W_OK); err != nil {
