@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/weir-dev/weir/internal/ping"
@@ -17,12 +19,13 @@ var errNoTunnel = errors.New("no tunnel client is connected")
 // direct is the route over the host's own network. A nil ui says nothing.
 type direct struct {
 	net.Dialer
-	ui   *ui
-	once sync.Once
+	hostPorts []uint16 // those of --host-port
+	ui        *ui
+	once      sync.Once
 }
 
-func newDirect(u *ui) *direct {
-	d := &direct{ui: u}
+func newDirect(hostPorts []uint16, u *ui) *direct {
+	d := &direct{hostPorts: hostPorts, ui: u}
 	d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 	d.SetMultipathTCP(false)
 	return d
@@ -31,7 +34,11 @@ func newDirect(u *ui) *direct {
 // DialContext implements flow.Dialer. That the host forbids ping sockets is said once.
 func (d *direct) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	if network != "icmp" {
-		return d.Dialer.DialContext(ctx, network, address)
+		conn, err := d.Dialer.DialContext(ctx, network, address)
+		if other := d.otherLoopback(address); other != "" && errors.Is(err, syscall.ECONNREFUSED) {
+			return d.Dialer.DialContext(ctx, network, other)
+		}
+		return conn, err
 	}
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -45,4 +52,17 @@ func (d *direct) DialContext(ctx context.Context, network, address string) (net.
 		})
 	}
 	return conn, err
+}
+
+// otherLoopback is the same host port on the loopback address of the other family, "" where there is none. --host-port is
+// about a port, and a program inside that took localhost for ::1 has no way to see that the host listens on 127.0.0.1 only.
+func (d *direct) otherLoopback(address string) string {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil || !at.Addr().IsLoopback() || !slices.Contains(d.hostPorts, at.Port()) {
+		return ""
+	}
+	if at.Addr().Is4() {
+		return netip.AddrPortFrom(netip.IPv6Loopback(), at.Port()).String()
+	}
+	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), at.Port()).String()
 }
