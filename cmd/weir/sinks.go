@@ -46,7 +46,11 @@ func (n *notices) denied(e *event.Event) {
 			n.ui.sayf("denied %s (%s); allow it with --allow %s", d.Hostname, d.Reason, d.Hostname)
 			return
 		}
-		n.ui.sayf("denied %s (%s)", d.Hostname, d.Reason)
+		shown := d.Hostname
+		if shown == "" { // a message that is no question
+			shown = "a question to " + d.Server
+		}
+		n.ui.sayf("denied %s (%s)", shown, d.Reason)
 	}
 }
 
