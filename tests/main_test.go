@@ -9,6 +9,8 @@ package tests
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +34,7 @@ func TestMain(m *testing.M) {
 	case !playground.Inside():
 		os.Exit(outside())
 	}
+	log.SetOutput(io.Discard) // servers complain of clients that weir turned away
 	var err error
 	if world, err = playground.Open(); err == nil {
 		err = populate(world)

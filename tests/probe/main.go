@@ -5,8 +5,23 @@
 //	probe postgres ADDR:PORT NAME     the same behind a Postgres SSLRequest
 //	probe tcp ADDR:PORT [TEXT]        send TEXT, half-close, print what comes back
 //	probe udp ADDR:PORT TEXT          send one datagram, print the one that comes back
+//	probe ping ADDR                   send one echo request, print "pong"
 //	probe dns SERVER:PORT NAME TYPE   ask, print the rcode and the answers (dns+tcp for TCP)
 //	probe listen PORT                 listen on 127.0.0.1:PORT, echo one connection
+//
+// More of it (load.go):
+//
+//	probe many N ADDR:PORT            N echoes at once, print how many came back
+//	probe upload ADDR:PORT BYTES      send so many bytes, print whether the server's sum of them is right
+//	probe download ADDR:PORT BYTES    receive so many bytes, print whether their sum is right
+//	probe datagram ADDR:PORT BYTES    send one datagram of that size, print the size of the one that comes back
+//	probe after ADDR:PORT TEXT        wait for the server to half-close, then send TEXT and close
+//	probe past ADDR:PORT ADDR:PORT    dial the first and, while that hangs, echo over the second
+//
+// And two that run another program (around.go), outside the sandbox:
+//
+//	probe tty CMD ARG...              run CMD on a terminal of its own and print what it shows there
+//	probe eventually ARG...           run probe ARG... until it goes well and prints something
 //
 // Errors go to stdout as "error: ERRNO or text", so that a script can match them; the exit status is then 1.
 package main
@@ -26,6 +41,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long anything may take. weir answers at once; only a hang reaches this.
@@ -33,8 +49,15 @@ const patience = 20 * time.Second
 
 func main() {
 	args := append(os.Args[1:], "", "", "")
+	switch args[0] {
+	case "tty":
+		os.Exit(onTerminal(os.Args[2:]))
+	case "eventually":
+		os.Exit(eventually(os.Args[2:]))
+	}
 	run := map[string]func(a, b, c string) error{
-		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen,
+		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "ping": ping,
+		"many": many, "upload": upload, "download": download, "datagram": datagram, "after": after, "past": past,
 		"dns":     func(a, b, c string) error { return ask("udp", a, b, c) },
 		"dns+tcp": func(a, b, c string) error { return ask("tcp", a, b, c) },
 	}[args[0]]
@@ -52,11 +75,8 @@ func main() {
 func describe(err error) string {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
-		for name, e := range map[string]syscall.Errno{"ECONNREFUSED": syscall.ECONNREFUSED, "ECONNRESET": syscall.ECONNRESET,
-			"EHOSTUNREACH": syscall.EHOSTUNREACH, "ENETUNREACH": syscall.ENETUNREACH, "ETIMEDOUT": syscall.ETIMEDOUT, "EPIPE": syscall.EPIPE} {
-			if e == errno {
-				return name
-			}
+		if name := unix.ErrnoName(errno); name != "" {
+			return name
 		}
 	}
 	return err.Error()

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stream is n bytes that are the same for everybody who knows n.
+func stream(n int64) io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{1}), n) }
+
+// many opens all flows before it uses the first.
+func many(count, address, _ string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	var back atomic.Int64
+	var opened, done sync.WaitGroup
+	opened.Add(n)
+	for i := range n {
+		done.Go(func() {
+			c, err := dial("tcp", address)
+			opened.Done()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			opened.Wait()
+			text := fmt.Sprint("flow ", i)
+			io.WriteString(c, text)
+			c.(*net.TCPConn).CloseWrite()
+			if got, err := io.ReadAll(c); err == nil && string(got) == text {
+				back.Add(1)
+			}
+		})
+	}
+	done.Wait()
+	fmt.Printf("%d of %d\n", back.Load(), n)
+	return nil
+}
+
+func upload(address, size, _ string) error {
+	n, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return err
+	}
+	c, err := dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(c, io.TeeReader(stream(n), sum)); err != nil {
+		return err
+	}
+	c.(*net.TCPConn).CloseWrite()
+	theirs, err := io.ReadAll(c)
+	if err != nil {
+		return err
+	}
+	return compare(string(theirs), sum.Sum(nil))
+}
+
+func download(address, size, _ string) error {
+	n, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return err
+	}
+	c, err := dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c, n)
+	sum, want := sha256.New(), sha256.New()
+	if _, err := io.Copy(sum, c); err != nil {
+		return err
+	}
+	io.Copy(want, stream(n))
+	return compare(hex.EncodeToString(sum.Sum(nil)), want.Sum(nil))
+}
+
+func compare(theirs string, ours []byte) error {
+	if theirs != hex.EncodeToString(ours) {
+		return fmt.Errorf("the sums differ: %s, %x", theirs, ours)
+	}
+	fmt.Println("the same")
+	return nil
+}
+
+func datagram(address, size, _ string) error {
+	n, err := strconv.Atoi(size)
+	if err != nil {
+		return err
+	}
+	c, err := dial("udp", address)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Write(make([]byte, n)); err != nil {
+		return err
+	}
+	got, err := c.Read(make([]byte, 65536))
+	if err == nil {
+		fmt.Println("came back:", got)
+	}
+	return err
+}
+
+func after(address, text, _ string) error {
+	c, err := dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	said, err := io.ReadAll(c)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("the server said %s\n", said)
+	if _, err := io.WriteString(c, text); err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+func past(hole, address, _ string) error {
+	go dial("tcp", hole)
+	time.Sleep(100 * time.Millisecond) // the hanging dial comes first; the rest does not depend on it
+	return tcp(address, "past it", "")
+}
+
+// ping uses the socket that needs no privilege, as ping(8) does.
+func ping(address, _, _ string) error {
+	ip := net.ParseIP(address)
+	if ip == nil {
+		return errors.New("ping wants an address")
+	}
+	family, proto, request, reply := unix.AF_INET, unix.IPPROTO_ICMP, byte(8), byte(0)
+	var to unix.Sockaddr
+	if v4 := ip.To4(); v4 != nil {
+		to = &unix.SockaddrInet4{Addr: [4]byte(v4)}
+	} else {
+		family, proto, request, reply = unix.AF_INET6, unix.IPPROTO_ICMPV6, 128, 129
+		to = &unix.SockaddrInet6{Addr: [16]byte(ip)}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+	if err := unix.Connect(fd, to); err != nil {
+		return os.NewSyscallError("connect", err)
+	}
+	if _, err := unix.Write(fd, append([]byte{request, 0, 0, 0, 0, 0, 0, 7}, "marco"...)); err != nil {
+		return os.NewSyscallError("write", err)
+	}
+	b := make([]byte, 1500)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return os.NewSyscallError("read", err)
+	}
+	if n < 13 || b[0] != reply || b[7] != 7 || string(b[8:n]) != "marco" {
+		return fmt.Errorf("not an answer: %x", b[:n])
+	}
+	fmt.Println("pong")
+	return nil
+}
