@@ -146,11 +146,7 @@ func (u *upward) Write(b []byte) (int, error) {
 	if _, initial := sniff.IsInitial(b); initial && u.Network == "udp" && !u.settled {
 		return len(b), u.reopen(b)
 	}
-	n, err := u.to.Write(b)
-	if err == nil {
-		u.sent += int64(n)
-	}
-	return n, err
+	return len(b), u.writeAll([][]byte{b})
 }
 
 // reopen takes an Initial that came after the flow was judged. Those of the running connection pass. One that begins a
@@ -181,6 +177,9 @@ func (u *upward) reopen(b []byte) error {
 func (u *upward) writeAll(datagrams [][]byte) error {
 	for _, b := range datagrams {
 		n, err := u.to.Write(b)
+		if errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, syscall.ENOBUFS) {
+			continue // the network drops what does not fit; the flow goes on
+		}
 		if err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func describeEcho(packet []byte) string {
 	}
 	ip := header.IPv6(packet)
 	m := header.ICMPv6(ip.Payload())
-	if ip.TransportProtocol() != header.ICMPv6ProtocolNumber || m.Type() != header.ICMPv6EchoReply {
+	if tcpip.TransportProtocolNumber(ip.NextHeader()) != header.ICMPv6ProtocolNumber || m.Type() != header.ICMPv6EchoReply {
 		return ""
 	}
 	if header.ICMPv6Checksum(header.ICMPv6ChecksumParams{Header: m, Src: ip.SourceAddress(), Dst: ip.DestinationAddress()}) != m.Checksum() {

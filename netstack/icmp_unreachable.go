@@ -60,17 +60,6 @@ func (s *Stack) sendUnreachable(why unreachable, original []byte) bool {
 	})
 }
 
-// sendTooBig tells the sandbox that original did not fit through the path beyond the host, whose MTU is given
-// (RFC 1191, RFC 8201).
-func (s *Stack) sendTooBig(mtu uint32, original []byte) bool {
-	return s.sendICMPError(original, func() []byte {
-		if header.IPVersion(original) == header.IPv4Version {
-			return s.icmpError4(original, header.ICMPv4DstUnreachable, header.ICMPv4FragmentationNeeded, min(mtu, 0xffff), false)
-		}
-		return s.icmpError6(original, header.ICMPv6PacketTooBig, header.ICMPv6UnusedCode, mtu, false)
-	})
-}
-
 // sendICMPError sends what build makes of original, within the rate limit.
 func (s *Stack) sendICMPError(original []byte, build func() []byte) bool {
 	proto, ok := quotable(original)

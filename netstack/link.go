@@ -3,7 +3,6 @@ package netstack
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -187,6 +186,3 @@ func (e *endpoint) SupportedGSO() stack.SupportedGSO {
 	}
 	return stack.GSONotSupported
 }
-
-// macString is addr as people write it.
-func macString(addr tcpip.LinkAddress) string { return net.HardwareAddr(addr).String() }

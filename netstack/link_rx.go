@@ -14,11 +14,8 @@ import (
 
 // rxViews are the sizes of the buffers that one frame is read into, in order. They double, so that what a queued segment
 // holds is never much more than what it carries: an acknowledgement takes the first one, a full segment of 64 KiB all.
-// The first holds every header the filter looks at.
+// The first holds every header the filter looks at. A TAP gives at most 14 + 65535 bytes, which is less than all.
 var rxViews = [...]int{maxHeaders, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 4 << 10}
-
-// maxFrame is the largest frame that fits into rxViews; a TAP gives at most 14 + 65535 bytes.
-const maxFrame = maxHeaders + 66<<10
 
 // rxRing is the read side's state: one virtio-net header and the buffers for the next frame.
 type rxRing struct {

@@ -41,7 +41,7 @@ func splitUDP(frame []byte) (hdrs, payload []byte, ok bool) {
 		hlen, end = int(header.IPv4(ip).HeaderLength()), int(header.IPv4(ip).TotalLength())
 		proto = header.IPv4(ip).TransportProtocol()
 	} else {
-		end, proto = hlen+int(header.IPv6(ip).PayloadLength()), header.IPv6(ip).TransportProtocol()
+		end, proto = hlen+int(header.IPv6(ip).PayloadLength()), tcpip.TransportProtocolNumber(header.IPv6(ip).NextHeader())
 	}
 	if proto != header.UDPProtocolNumber || end < hlen+header.UDPMinimumSize {
 		return nil, nil, false

@@ -16,9 +16,6 @@ import (
 const (
 	// listenBacklog is how many connections to a gateway listener may wait for Accept.
 	listenBacklog = 128
-
-	// packetBuffer is how many bytes of datagrams may wait for a gateway socket's ReadFrom.
-	packetBuffer = 256 << 10
 )
 
 // Listen listens for TCP connections from the sandbox on one of the gateway's addresses. Connections to it are no flows:

@@ -43,7 +43,7 @@ func describeICMPError(packet []byte) string {
 	case header.IPv6Version:
 		ip := header.IPv6(packet)
 		m := header.ICMPv6(ip.Payload())
-		if ip.TransportProtocol() != header.ICMPv6ProtocolNumber || !m.Type().IsErrorType() {
+		if tcpip.TransportProtocolNumber(ip.NextHeader()) != header.ICMPv6ProtocolNumber || !m.Type().IsErrorType() {
 			return ""
 		}
 		if header.ICMPv6Checksum(header.ICMPv6ChecksumParams{Header: m, Src: ip.SourceAddress(), Dst: ip.DestinationAddress()}) != m.Checksum() {

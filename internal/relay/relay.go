@@ -64,12 +64,11 @@ type Relay struct {
 	stop           func() bool // ends the watch over the context
 	closedWhole    atomic.Bool // a side without half-close was closed at the end of the other's stream
 
-	down     sync.WaitGroup
-	upErr    error
-	downErr  error
-	endMu    sync.Mutex
-	cause    Cause // "" while nothing went wrong; the first one stays
-	causeErr error
+	down    sync.WaitGroup
+	upErr   error
+	downErr error
+	endMu   sync.Mutex
+	cause   Cause // "" while nothing went wrong; the first one stays
 }
 
 // New prepares a relay between two connections, which it owns from now on. When ctx is cancelled both are reset with
