@@ -89,6 +89,7 @@ type dataPath struct {
 	dns    *resolver.Server
 	stack  *netstack.Stack
 	gate   *flow.Gate
+	inside *insideDialer
 	start  time.Time
 	cancel context.CancelFunc
 }

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +41,10 @@ func (d *dataPath) servePublished(ctx context.Context, f *os.File, port uint16) 
 		return fmt.Errorf("open published port %d: %w", port, err)
 	}
 	context.AfterFunc(ctx, func() { ln.Close() })
-	inside := d.insideDialer()
+	inside, err := d.insideDialer()
+	if err != nil {
+		return err
+	}
 	go acceptEach(ln, func(c net.Conn) {
 		d.gate.Inbound(ctx, c, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), func() (net.Conn, error) { return inside.dial(port) })
 	})
@@ -83,38 +83,4 @@ func addrPort(a net.Addr) netip.AddrPort {
 	}
 	p := t.AddrPort()
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-}
-
-// insideDialer opens connections to the sandbox's loopback through its PID 1, one at a time.
-type insideDialer struct {
-	mu sync.Mutex
-	f  *os.File
-}
-
-func (d *dataPath) insideDialer() *insideDialer { return &insideDialer{f: d.file("dial")} }
-
-func (i *insideDialer) dial(port uint16) (net.Conn, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.f == nil {
-		return nil, syscall.ENOTSUP
-	}
-	fd := int(i.f.Fd())
-	if err := unix.Sendmsg(fd, binary.BigEndian.AppendUint16(nil, port), nil, nil, unix.MSG_NOSIGNAL); err != nil {
-		return nil, fmt.Errorf("ask sandbox for port %d: %w", port, err)
-	}
-	answer, rights := make([]byte, 4), make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := unix.Recvmsg(fd, answer, rights, unix.MSG_CMSG_CLOEXEC)
-	if err != nil || n != 4 {
-		return nil, fmt.Errorf("ask sandbox for port %d: %w", port, errors.Join(err, net.ErrClosed))
-	}
-	files, err := controlFiles(rights[:oobn])
-	if err != nil {
-		return nil, err
-	}
-	defer closeAll(files)
-	if errno := syscall.Errno(binary.BigEndian.Uint16(answer[2:])); errno != 0 || len(files) == 0 {
-		return nil, fmt.Errorf("connect inside to port %d: %w", port, errno)
-	}
-	return net.FileConn(files[0])
 }
