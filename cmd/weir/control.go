@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -113,6 +114,18 @@ func (c *controlConn) receive(v any) ([]*os.File, error) {
 		return nil, err
 	}
 	return files, nil
+}
+
+// ask sends v and reads one message without files into answer, all of it within the timeout.
+func (c *controlConn) ask(v, answer any, timeout time.Duration) error {
+	c.c.SetDeadline(time.Now().Add(timeout))
+	defer c.c.SetDeadline(time.Time{})
+	if err := c.send(v); err != nil {
+		return err
+	}
+	files, err := c.receive(answer)
+	closeAll(files)
+	return err
 }
 
 func (c *controlConn) receiveBody(head []byte, have int, v any) error {

@@ -28,6 +28,10 @@ import (
 // drainGrace is how long the data path may go on carrying what CMD had written when it ended.
 const drainGrace = 2 * time.Second
 
+// reportTimeout is how long its report may take: the grace, the end of its flows and of its event log, and time to spare.
+// A data path that is stuck (a dead network file system under the event log) must not keep the user's terminal.
+const reportTimeout = drainGrace + 10*time.Second
+
 // launch is the launcher's side of one running sandbox: it holds the walls and the data path together, and nothing that
 // came over the network ever reaches it unparsed.
 type launch struct {
@@ -276,11 +280,8 @@ func (l *launch) finish(status int) *dataPathReport {
 	}
 	l.sending.Lock()
 	defer l.sending.Unlock()
-	if err := l.control.send(order{Finish: true, Status: status, Grace: drainGrace}); err != nil {
-		return nil
-	}
 	rep := &dataPathReport{}
-	if _, err := l.control.receive(rep); err != nil {
+	if err := l.control.ask(order{Finish: true, Status: status, Grace: drainGrace}, rep, reportTimeout); err != nil {
 		return nil
 	}
 	return rep
