@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,7 +37,7 @@ func newDemoCommand(g *globals) *cobra.Command {
 		Long: `Make a small internet on this machine (DNS, HTTP, HTTPS and QUIC servers in namespaces of their own), run a program in a
 sandbox that uses it and then tries what it may not, and show what happened. No privileges, no network.`,
 		Example: "  weir demo\n  weir demo --json | jq .events[]",
-		Args:    cobra.NoArgs,
+		Args:    wants(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !playground.Inside() {
 				return enterPlayground()
@@ -81,7 +82,7 @@ func runDemo(out io.Writer, g *globals) error {
 			Events   []json.RawMessage `json:"events"`
 		}{attempts, events})
 	} else {
-		tellDemo(out, attempts, events)
+		tellDemo(out, attempts, events, wantsColor(os.Stdout) && !g.noColor)
 	}
 	for _, a := range attempts {
 		if !a.AsExpected {
@@ -144,9 +145,8 @@ func playDemo(w *playground.World, g *globals) ([]attempt, []json.RawMessage, er
 }
 
 // tellDemo shows both sides of the story.
-func tellDemo(out io.Writer, attempts []attempt, events []json.RawMessage) {
-	color := wantsColor(os.Stdout)
-	fmt.Fprintf(out, "A program nobody audited runs under:  weir run %s -- program\n\nWhat it tried, and what it got:\n", quoteArgs(demoRules))
+func tellDemo(out io.Writer, attempts []attempt, events []json.RawMessage, color bool) {
+	fmt.Fprintf(out, "A program nobody audited runs under:  weir run %s -- program\n\nWhat it tried, and what it got:\n", strings.Join(demoRules, " "))
 	for _, a := range attempts {
 		mark := paint(color, "32", "carried")
 		if !a.Carried {
@@ -177,15 +177,4 @@ func paint(color bool, code, text string) string {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
-}
-
-func quoteArgs(args []string) string {
-	out := ""
-	for i, a := range args {
-		if i > 0 {
-			out += " "
-		}
-		out += a
-	}
-	return out
 }

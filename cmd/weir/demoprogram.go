@@ -24,7 +24,7 @@ type attempt struct {
 
 // newDemoProgramCommand is the program that runs in the demo's sandbox. It is an ordinary one: it knows nothing of weir.
 func newDemoProgramCommand() *cobra.Command {
-	return &cobra.Command{Use: "program", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "program", Hidden: true, Args: wants(), RunE: func(cmd *cobra.Command, _ []string) error {
 		enc := json.NewEncoder(cmd.OutOrStdout())
 		for _, a := range []struct {
 			what  string

@@ -29,5 +29,13 @@ func main() {
 func Main(args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
-	return exitStatus(root.Execute())
+	err := root.Execute()
+	if err != nil && err.Error() != "" {
+		u := newUI(os.Stderr)
+		if plain, _ := root.PersistentFlags().GetBool("no-color"); plain {
+			u.color = false
+		}
+		u.fail(err)
+	}
+	return exitStatus(err)
 }

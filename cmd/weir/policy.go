@@ -26,7 +26,7 @@ The way to a policy is short: let the program do its work once, review what it d
   weir policy check weir.yaml
   weir policy explain weir.yaml github api.github.com
   weir run -f weir.yaml --name github -- npx -y @modelcontextprotocol/server-github`,
-		Args: cobra.NoArgs,
+		Args: subcommandOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newPolicyCheckCommand(), newPolicyExplainCommand(), newPolicySuggestCommand(), newPolicyTestCommand())
@@ -44,9 +44,9 @@ func newPolicyCheckCommand() *cobra.Command {
   weir policy check --schema > weir.schema.json     for editors`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if schema {
-				return usage(cobra.NoArgs(cmd, args))
+				return wants()(cmd, args)
 			}
-			return usage(cobra.ExactArgs(1)(cmd, args))
+			return wants("FILE")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if schema {
@@ -94,6 +94,9 @@ func checkPolicy(cmd *cobra.Command, path string) error {
 	} else {
 		for _, w := range result.Warnings {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s:%d:%d: warning: %s\n", event.Escape(w.File), w.Line, w.Column, event.Escape(w.Msg))
+			if w.Fix != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "fix: %s\n", event.Escape(w.Fix))
+			}
 		}
 		writeDetails(cmd.ErrOrStderr(), result.Errors)
 		writeChecked(cmd.OutOrStdout(), result)
@@ -132,8 +135,16 @@ func writeChecked(w io.Writer, result checked) {
 	}
 	fmt.Fprintf(w, "%s: ok\n", event.Escape(result.File))
 	for _, a := range result.Apps {
-		fmt.Fprintf(w, "  %s: %s, %d rules\n", a.Name, a.Mode, a.Rules)
+		fmt.Fprintf(w, "  %s: %s, %s\n", a.Name, a.Mode, count(a.Rules, "rule"))
 	}
+}
+
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func newPolicyExplainCommand() *cobra.Command {
@@ -149,7 +160,7 @@ The exit status is 0 whatever the verdict is.`,
 		Example: `  weir policy explain weir.yaml github api.github.com
   weir policy explain weir.yaml postgres db.corp.example:5432
   weir policy explain --json weir.yaml github 169.254.169.254:80`,
-		Args: func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(3)(cmd, args)) },
+		Args: wants("FILE", "APP", "DEST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := loadPolicy(cmd, args[0], args[1])
 			if err != nil {
@@ -202,7 +213,7 @@ EVENTS is an event log (JSON Lines), or - for stdin. What was denied is there to
 		Example: `  weir policy suggest ~/.local/state/weir/events.jsonl > weir.yaml
   weir policy suggest --app github events.jsonl
   grep 7f3a9c events.jsonl | weir policy suggest -`,
-		Args: func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(1)(cmd, args)) },
+		Args: wants("EVENTS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			observed, err := readEvents(cmd, args[0], app)
 			if err != nil {
@@ -228,7 +239,7 @@ func newPolicyTestCommand() *cobra.Command {
 		Long: `Judges recorded flows and questions again under a policy file and shows what would change.
 Exit status 1 when something that passed would be denied, 0 otherwise.`,
 		Example: `  weir policy test --events events.jsonl weir.yaml`,
-		Args:    func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(1)(cmd, args)) },
+		Args:    wants("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if events == "" {
 				return usageError{errors.New("--events is missing")}
@@ -288,7 +299,7 @@ func testPolicy(cmd *cobra.Command, events, path string) error {
 		for _, c := range changes {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: was %s, would be %s (%s, %s), %dx\n", event.Escape(c.App), event.Escape(c.What), event.Escape(c.Was), c.Verdict, c.Reason, event.Escape(c.Rule), c.Count)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%d events, %d changes\n", len(observed), len(changes))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s, %s\n", count(len(observed), "event"), count(len(changes), "change"))
 	}
 	if err == nil && denied {
 		return exitError{status: 1}
@@ -403,11 +414,4 @@ func writeJSON(w io.Writer, v any) error {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
-}
-
-func usage(err error) error {
-	if err == nil {
-		return nil
-	}
-	return usageError{err}
 }

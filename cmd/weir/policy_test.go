@@ -176,7 +176,7 @@ func TestPolicySuggest(t *testing.T) {
 
 func TestPolicyTest(t *testing.T) {
 	out, _, status := policyRun(t, policyFile, policyEvents, "test", "--events", "-", "FILE")
-	if status != 1 || !strings.Contains(out, "github: t.example:443/tcp: was allow, would be deny (default, builtin:default), 1x") || !strings.Contains(out, "2 events, 1 changes") {
+	if status != 1 || !strings.Contains(out, "github: t.example:443/tcp: was allow, would be deny (default, builtin:default), 1x") || !strings.Contains(out, "2 events, 1 change") {
 		t.Errorf("%d %s", status, out)
 	}
 	if out, _, _ := policyRun(t, policyFile, policyEvents, "test", "--json", "--events", "-", "FILE"); !json.Valid([]byte(out)) {

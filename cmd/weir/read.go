@@ -29,23 +29,14 @@ A damaged file is read up to the damage; then the exit status is 1.`,
 		Example: `  weir read trace.pcapng
   weir read trace.pcap | jq -r 'select(.details.hostname != "") | .details.hostname' | sort | uniq -c
   tcpdump -U -w - port 443 | weir read -`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usageError{fmt.Errorf("read: one capture file is expected, %d were given", len(args))}
-			}
-			return nil
-		},
+		Args: wants("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, name, err := openCapture(cmd, args[0])
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			asJSON := false
-			if flag := cmd.Flag("json"); flag != nil {
-				asJSON = flag.Value.String() == "true"
-			}
-			return readCapture(f, name, newFlowPrinter(cmd.OutOrStdout(), asJSON), &ui{w: cmd.ErrOrStderr()})
+			return readCapture(f, name, newFlowPrinter(cmd.OutOrStdout(), wantsJSON(cmd)), &ui{w: cmd.ErrOrStderr()})
 		},
 	}
 }

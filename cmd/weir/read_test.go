@@ -95,7 +95,7 @@ func TestReadCommand(t *testing.T) {
 		{"damaged", []string{broken}, broken + ": read record 1 at octet 24: file is cut off here"},
 		{"damaged later", []string{twice}, twice + ": read record 2 at octet 117: file is cut off here"},
 		{"directory", []string{dir}, dir + ": read file header: read " + dir + ": is a directory"},
-		{"two files", []string{"a", "b"}, "read: one capture file is expected, 2 were given"},
+		{"two files", []string{"a", "b"}, "read: want FILE, 2 given"},
 	}
 	for _, tt := range failures {
 		t.Run(tt.name, func(t *testing.T) {

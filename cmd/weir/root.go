@@ -2,8 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
-	"os"
 	"runtime/debug"
 
 	"github.com/sirupsen/logrus"
@@ -32,25 +32,27 @@ func newRootCommand() *cobra.Command {
   weir run -- npx -y @modelcontextprotocol/server-everything
   weir run --allow api.github.com -- npx -y @modelcontextprotocol/server-github
   weir doctor                                         can this machine run it?`,
+		Args:              subcommandOnly,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error { return g.check() },
 	}
 	flags := root.PersistentFlags()
 	flags.BoolVar(&g.json, "json", false, "print results as JSON on stdout")
 	flags.BoolVar(&g.noColor, "no-color", false, "no colours (also: NO_COLOR)")
 	flags.StringVar(&g.logLevel, "log-level", "warning", "what weir says of itself on stderr: debug, info, warning, error")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newRunCommand(g), newPolicyCommand(), newReadCommand(), newDoctorCommand(g), newDemoCommand(g), newWrapCommand(), newUnwrapCommand())
 	return root
 }
 
 func (g *globals) check() error {
 	if _, err := logrus.ParseLevel(g.logLevel); err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("--log-level %q: want debug, info, warning or error", g.logLevel)}
 	}
 	return nil
 }
 
-// logger writes to w what the packages have to say to people.
+// newLogger writes to w what the packages have to say to people.
 func newLogger(w io.Writer, level string) *logrus.Logger {
 	log := logrus.New()
 	log.SetOutput(w)
@@ -89,22 +91,13 @@ func (e exitError) Error() string {
 }
 func (e exitError) Unwrap() error { return e.err }
 
-// usageError is a command line that cannot be understood.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-// exitStatus says what is to be said of an error and turns it into the exit status.
+// exitStatus turns the error of a command into the exit status.
 func exitStatus(err error) int {
-	if err == nil {
-		return 0
-	}
-	if err.Error() != "" {
-		newUI(os.Stderr).fail(err)
-	}
 	var exit exitError
 	var usage usageError
 	switch {
+	case err == nil:
+		return 0
 	case errors.As(err, &exit):
 		return exit.status
 	case errors.As(err, &usage):

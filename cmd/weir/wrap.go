@@ -48,11 +48,12 @@ Clients: ` + strings.Join(clientconfig.Names(), ", ") + `. The user's own files 
 	s := cmd.Flags()
 	s.StringVar(&f.mode, "mode", "", "start the servers with --mode audit or enforce")
 	s.StringVarP(&f.policy, "policy", "f", "", "start the servers with the policy `FILE`")
+	s.BoolVar(&f.absolute, "absolute", false, "name weir by its path, for clients that do not have it on their PATH")
 	return cmd
 }
 
 func newUnwrapCommand() *cobra.Command {
-	f := &wrapFlags{}
+	f := &wrapFlags{absolute: true} // whatever this binary is called, its own entries are known
 	cmd := &cobra.Command{
 		Use:   "unwrap CLIENT",
 		Short: "Undo weir wrap",
@@ -74,12 +75,11 @@ func (f *wrapFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.file, "file", "", "the configuration `FILE`, instead of the user's own")
 	s.StringArrayVar(&f.servers, "server", nil, "only the server `NAME` (repeatable)")
 	s.BoolVar(&f.dryRun, "dry-run", false, "show a diff and change nothing")
-	s.BoolVar(&f.absolute, "absolute", false, "name weir by its path, for clients that do not have it on their PATH")
 }
 
-func oneClient(_ *cobra.Command, args []string) error {
+func oneClient(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usageError{fmt.Errorf("want one CLIENT: %s", strings.Join(clientconfig.Names(), ", "))}
+		return usageError{hint(fmt.Errorf("%s: want one CLIENT of %s", cmd.CommandPath(), strings.Join(clientconfig.Names(), ", ")), "%s --help", cmd.CommandPath())}
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (f *wrapFlags) run(cmd *cobra.Command, name string, d direction) error {
 		}
 		result.Files = append(result.Files, file)
 	}
-	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
+	if wantsJSON(cmd) {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(result)
 	}
 	return result.print(cmd.OutOrStdout())
@@ -214,10 +214,18 @@ func (f *wrapFlags) checkServers(changes []*clientconfig.Change) error {
 			return slices.ContainsFunc(c.Servers, func(s clientconfig.Server) bool { return s.Name == want })
 		})
 		if !found {
-			return errors.New("--server " + want + ": no server of that name in " + changes[0].Path)
+			return errors.New("--server " + want + ": no server of that name in " + joinPaths(changes))
 		}
 	}
 	return nil
+}
+
+func joinPaths(changes []*clientconfig.Change) string {
+	var paths []string
+	for _, c := range changes {
+		paths = append(paths, c.Path)
+	}
+	return strings.Join(paths, ", ")
 }
 
 func maskServers(servers []clientconfig.Server) []clientconfig.Server {

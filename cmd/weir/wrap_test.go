@@ -107,7 +107,7 @@ func TestWrapErrors(t *testing.T) {
 	tests := []struct {
 		args, want string
 	}{
-		{"wrap", "want one CLIENT: claude-code, claude-desktop, cursor, vscode"},
+		{"wrap", "weir wrap: want one CLIENT of claude-code, claude-desktop, cursor, vscode"},
 		{"wrap emacs", `client "emacs" is not known`},
 		{"wrap vscode", "no configuration of vscode found at "},
 		{"wrap cursor --server gitlab", "--server gitlab: no server of that name in " + path},
@@ -147,7 +147,7 @@ func TestWrapAbsoluteAndPolicy(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, b)
 		}
 	}
-	if _, err := wrapRun("unwrap", "cursor", "--absolute"); err != nil {
+	if _, err := wrapRun("unwrap", "cursor"); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != cursorConfig {
