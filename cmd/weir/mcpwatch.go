@@ -22,22 +22,38 @@ type mcpWatch struct {
 	mu    sync.Mutex
 	id    []byte // the id of the initialize request, as it was written; nil before
 	done  bool
-	ready func() // called once, with the first answer
+	ready func() // called once, when the request is answered
 }
 
-// request is shown each line from the client.
+// request is shown each line from the client. A server may word its answer so that the client reads it and we do not (an
+// id written otherwise, members twice, a line that is too long), to stay in its installation for ever. But a client that has
+// no answer sends nothing besides pings, so whatever else it says after the request ends the installation too.
 func (m *mcpWatch) request(line []byte) {
 	var msg struct {
 		ID     json.RawMessage `json:"id"`
 		Method string          `json:"method"`
 	}
-	if json.Unmarshal(line, &msg) != nil || msg.Method != "initialize" || len(msg.ID) == 0 {
-		return
-	}
+	err := json.Unmarshal(line, &msg)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.id == nil {
+	asked := m.id != nil
+	if err == nil && msg.Method == "initialize" && len(msg.ID) > 0 && !asked {
 		m.id = bytes.Clone(msg.ID)
+	}
+	m.mu.Unlock()
+	harmless := err == nil && (msg.Method == "initialize" || msg.Method == "ping" || msg.Method == "")
+	if asked && !harmless && len(bytes.TrimSpace(line)) > 0 {
+		m.end()
+	}
+}
+
+// end ends the installation, once.
+func (m *mcpWatch) end() {
+	m.mu.Lock()
+	first := !m.done
+	m.done = true
+	m.mu.Unlock()
+	if first {
+		m.ready()
 	}
 }
 
@@ -51,11 +67,10 @@ func (m *mcpWatch) response(line []byte) {
 		return
 	}
 	m.mu.Lock()
-	first := !m.done && m.id != nil && bytes.Equal(m.id, msg.ID)
-	m.done = m.done || first
+	answered := m.id != nil && bytes.Equal(m.id, msg.ID)
 	m.mu.Unlock()
-	if first {
-		m.ready()
+	if answered {
+		m.end()
 	}
 }
 
@@ -73,6 +88,9 @@ type lines struct {
 	partial []byte
 	skip    bool // in the rest of a line that was too long
 }
+
+// tooLong stands for a line that was not kept. It is no JSON.
+var tooLong = []byte("too long")
 
 func (l *lines) Write(b []byte) (int, error) {
 	n, err := l.dst.Write(b)
@@ -95,6 +113,8 @@ func (l *lines) look(b []byte) {
 		}
 		if !l.skip && len(l.partial)+end <= maxMCPLine {
 			l.see(append(l.partial, b[:end]...))
+		} else {
+			l.see(tooLong)
 		}
 		l.partial, l.skip, b = l.partial[:0], false, b[end+1:]
 	}

@@ -2,17 +2,26 @@ package main
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
 
 func TestMCPWatch(t *testing.T) {
 	const request = `{"jsonrpc":"2.0","id":7,"method":"initialize","params":{}}` + "\n"
 	const answer = `{"jsonrpc":"2.0","id":7,"result":{"protocolVersion":"2025-06-18"}}` + "\n"
+	const goesOn = `{"jsonrpc":"2.0","method":"notifications/initialized"}` + "\n"
+	long := `{"jsonrpc":"2.0","id":8,"method":"tools/call","params":"` + strings.Repeat("x", maxMCPLine) + `"}` + "\n"
 	for _, c := range []struct {
 		name    string
 		in, out string
 		want    int
 	}{
+		{"an answer that only the client understands", request + goesOn, `{"id":7.0,"result":{}}` + "\n", 1},
+		{"a client that goes on in a batch", request + "[" + strings.TrimSpace(goesOn) + "]\n", "", 1},
+		{"a client that goes on at length", request + long, "", 1},
+		{"a client that goes on after the answer", request + goesOn, answer, 1},
+		{"a client that waits", request + `{"jsonrpc":"2.0","id":8,"method":"ping"}` + "\n\n" + `{"jsonrpc":"2.0","id":1,"result":{}}` + "\n", "", 0},
+		{"a client of another kind", goesOn + long, "", 0},
 		{"request and answer", request, answer, 1},
 		{"only once", request + request, answer + answer, 1},
 		{"answer without request", "", answer, 0},
