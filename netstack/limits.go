@@ -9,8 +9,8 @@ const (
 	DefaultUDPFlows      = 1024
 	DefaultHalfOpenUDP   = 256
 	DefaultICMPFlows     = 64
-	DefaultBufferStart   = 512 << 10
-	DefaultBufferMax     = 4 << 20
+	DefaultBufferStart   = 256 << 10
+	DefaultBufferMax     = 1 << 20
 	DefaultUDPIdle       = 120 * time.Second
 	DefaultUDPUnanswered = 30 * time.Second
 	DefaultUDPIdleDNS    = 10 * time.Second
