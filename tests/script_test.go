@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -21,7 +22,9 @@ func tlsServer(c net.Conn, w *playground.World) net.Conn { return tls.Server(c, 
 
 // TestScripts runs testdata/script. Besides testscript's own commands a script has
 //
-//	events FILE KIND [FIELD=VALUE ...]   FILE has such an event; VALUE * is any but empty; ! for: has none
+//	events FILE KIND [FIELD=VALUE ...]   FILE has such an event; VALUE * is any but empty or 0; ! for: has none
+//	heard TEXT                           tools.example:21 or :25 was told TEXT
+//	capture FILE                         write a small packet capture
 //
 // and the variables BIN (weir, probe), CA (the world's authority) and PROBE, the flags that show both to CMD.
 func TestScripts(t *testing.T) {
@@ -29,21 +32,27 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup:               setupScript,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"events": eventsCommand},
-		Condition: func(cond string) (bool, error) {
-			switch cond {
-			case "root":
-				return os.Geteuid() == 0, nil
-			case "tun":
-				f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-				if err == nil {
-					f.Close()
-				}
-				return err == nil, nil
-			}
-			return false, fmt.Errorf("unknown condition %q", cond)
-		},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"events": eventsCommand, "heard": heardCommand, "capture": captureCommand},
+		Condition:           condition,
 	})
+}
+
+// condition is what a script may ask of the machine: root; tun and pty, the devices; ping, whether the host lets weir ping.
+func condition(name string) (bool, error) {
+	device := map[string]string{"tun": "/dev/net/tun", "pty": "/dev/ptmx"}[name]
+	switch {
+	case device != "":
+		f, err := os.OpenFile(device, os.O_RDWR|syscall.O_NOCTTY, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err == nil, nil
+	case name == "root":
+		return os.Geteuid() == 0, nil
+	case name == "ping":
+		return pingAllowed, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
 }
 
 func setupScript(env *testscript.Env) error {

@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -50,7 +52,7 @@ func populate(w *playground.World) error {
 		w.ServeHTTP3(at(shop, 443), hello),
 		w.ServeEcho(at(tools, 7)), w.ServeEchoUDP(at(tools, 7)), w.ServeEcho(at(corp, 5432)),
 		w.ServeEcho(at(six, 7)), w.ServeEchoUDP(at(six, 7)),
-		w.Serve(at(tools, 6), sum), w.Serve(at(tools, 19), pour), w.Serve(at(tools, 21), goodbye),
+		w.Serve(at(tools, 6), sum), w.Serve(at(tools, 19), pour), w.Serve(at(tools, 21), goodbye), w.Serve(at(tools, 25), listener),
 		w.Serve(at(shop, 853), func(c net.Conn) { t := tlsServer(c, w); io.Copy(t, t); c.Close() }),
 		w.Serve(at(tools, 22), banner), w.Serve(at(tools, 9999), resetAfterRead), w.Serve(at(tools, 5432), pretendPostgres(w)),
 	)
@@ -63,8 +65,14 @@ const (
 	ownPort      = "7009" // echo on every address of the host
 )
 
-// populateHost opens the host's own servers. The tests' process lives on the host, so these are ordinary listeners.
+// pingAllowed says whether the host could be told to let everybody ping.
+var pingAllowed bool
+
+// populateHost opens the host's own servers and its ping sockets. The tests' process lives on the host, so these are
+// ordinary listeners.
 func populateHost() error {
+	group := strconv.Itoa(os.Getgid())
+	pingAllowed = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(group+" "+group), 0) == nil
 	for _, at := range []string{"127.0.0.1:" + loopbackPort, ":" + ownPort} {
 		ln, err := net.Listen("tcp", at)
 		if err != nil {
@@ -114,14 +122,19 @@ func pour(c net.Conn) {
 
 // goodbye has said all it has to say at once, and then listens to the end.
 func goodbye(c net.Conn) {
-	defer c.Close()
 	io.WriteString(c, "goodbye")
 	c.(*net.TCPConn).CloseWrite()
+	listener(c)
+}
+
+// listener hears the client out.
+func listener(c net.Conn) {
+	defer c.Close()
 	said, _ := io.ReadAll(c)
 	heard.Store(string(said), true)
 }
 
-// heard is what clients of goodbye said.
+// heard is what clients of listener said.
 var heard sync.Map
 
 // banner speaks first.
