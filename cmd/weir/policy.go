@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -203,184 +201,29 @@ func explainPolicy(cmd *cobra.Command, p *policy.Policy, dest string) error {
 	return nil
 }
 
-func newPolicySuggestCommand() *cobra.Command {
-	app := ""
-	cmd := &cobra.Command{
-		Use:   "suggest EVENTS",
-		Short: "Write the narrowest policy under which what the events show passes again",
-		Long: `Writes the narrowest policy under which what the events show passes again, and nothing that they do not show.
-EVENTS is an event log (JSON Lines), or - for stdin. What was denied is there too, commented out: review the file.`,
-		Example: `  weir policy suggest ~/.local/state/weir/events.jsonl > weir.yaml
-  weir policy suggest --app github events.jsonl
-  grep 7f3a9c events.jsonl | weir policy suggest -`,
-		Args: wants("EVENTS"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			observed, err := readEvents(cmd, args[0], app)
-			if err != nil {
-				return err
-			}
-			s := policy.Suggest(observed)
-			if wantsJSON(cmd) {
-				return writeJSON(cmd.OutOrStdout(), s)
-			}
-			_, err = cmd.OutOrStdout().Write(s.YAML())
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&app, "app", "", "only what `APP` did")
-	return cmd
-}
-
-func newPolicyTestCommand() *cobra.Command {
-	events := ""
-	cmd := &cobra.Command{
-		Use:   "test --events EVENTS FILE",
-		Short: "Judge recorded events again under a policy and show what would change",
-		Long: `Judges recorded flows and questions again under a policy file and shows what would change.
-Exit status 1 when something that passed would be denied, 0 otherwise.`,
-		Example: `  weir policy test --events events.jsonl weir.yaml`,
-		Args:    wants("FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if events == "" {
-				return usageError{errors.New("--events is missing")}
-			}
-			return testPolicy(cmd, events, args[0])
-		},
-	}
-	cmd.Flags().StringVar(&events, "events", "", "event log (`EVENTS`, JSON Lines), or - for stdin")
-	return cmd
-}
-
-// change is an event that a policy judges in another way than it was judged.
-type change struct {
-	App     string `json:"app"`
-	What    string `json:"what"`
-	Was     string `json:"was"`
-	Verdict string `json:"verdict"`
-	Reason  string `json:"reason"`
-	Rule    string `json:"rule"`
-	Count   int    `json:"count"`
-}
-
-func testPolicy(cmd *cobra.Command, events, path string) error {
-	observed, err := readEvents(cmd, events, "")
-	if err != nil {
-		return err
-	}
-	policies := map[string]*policy.Policy{}
-	index := map[change]int{}
-	changes, denied := []change{}, false
-	for _, o := range observed {
-		p := policies[o.App]
-		if p == nil {
-			if p, err = loadPolicy(cmd, path, o.App); err != nil {
-				return err
-			}
-			policies[o.App] = p
-		}
-		v, reason, rule := p.DecideObserved(o)
-		passed := o.Verdict != policy.Deny.String()
-		if passed == (v != policy.Deny) {
-			continue
-		}
-		denied = denied || passed
-		c := change{App: o.App, What: observedText(o), Was: o.Verdict, Verdict: v.String(), Reason: reason, Rule: rule}
-		if i, seen := index[c]; seen {
-			changes[i].Count++
-			continue
-		}
-		index[c] = len(changes)
-		c.Count = 1
-		changes = append(changes, c)
-	}
-	if wantsJSON(cmd) {
-		err = writeJSON(cmd.OutOrStdout(), map[string]any{"events": len(observed), "changes": changes})
-	} else {
-		for _, c := range changes {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: was %s, would be %s (%s, %s), %dx\n", event.Escape(c.App), event.Escape(c.What), event.Escape(c.Was), c.Verdict, c.Reason, event.Escape(c.Rule), c.Count)
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s, %s\n", count(len(observed), "event"), count(len(changes), "change"))
-	}
-	if err == nil && denied {
-		return exitError{status: 1}
-	}
-	return err
-}
-
-func observedText(o policy.Observation) string {
-	if o.Question {
-		return o.Names[0] + "/dns"
-	}
-	dest := o.Addr.String()
-	if len(o.Names) > 0 {
-		dest = o.Names[0]
-	}
-	if o.Claim != "" {
-		dest = o.Claim
-	}
-	if o.Proto == policy.ICMP {
-		return dest + "/icmp"
-	}
-	return fmt.Sprintf("%s:%d/%s", dest, o.Port, o.Proto)
-}
-
-// readEvents reads an event log. Lines that are no events are skipped and counted on stderr: a log that is being written
-// ends in the middle of one.
-func readEvents(cmd *cobra.Command, path, app string) ([]policy.Observation, error) {
-	in := cmd.InOrStdin()
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("open events: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	var observed []policy.Observation
-	lines, broken := 0, 0
-	scan := bufio.NewScanner(in)
-	scan.Buffer(make([]byte, 0, policy.MaxEvent), policy.MaxEvent+1)
-	for scan.Scan() {
-		if len(strings.TrimSpace(scan.Text())) == 0 {
-			continue
-		}
-		lines++
-		o, ok, err := policy.Observe(scan.Bytes())
-		if err != nil {
-			broken++
-		}
-		if ok && (app == "" || o.App == app) {
-			observed = append(observed, o)
-		}
-	}
-	switch err := scan.Err(); {
-	case err != nil:
-		return nil, fmt.Errorf("read events: %w", err)
-	case broken > 0 && broken == lines:
-		return nil, fmt.Errorf("read events: none of the %d lines is an event", lines)
-	case broken > 0:
-		fmt.Fprintf(cmd.ErrOrStderr(), "weir: %d of %d lines are no events and were skipped\n", broken, lines)
-	}
-	return observed, nil
-}
-
-// loadPolicy compiles what a file says about an app. What is wrong is written to stderr.
+// loadPolicy compiles what a file says about an app.
 func loadPolicy(cmd *cobra.Command, path, app string) (*policy.Policy, error) {
 	file, err := policy.LoadFile(path)
 	var p *policy.Policy
 	if err == nil {
 		p, err = policy.New(policy.Config{File: file, App: app})
 	}
-	if errs := policyErrors(err); len(errs) > 0 {
-		if wantsJSON(cmd) {
-			if err := writeJSON(cmd.OutOrStdout(), map[string]any{"errors": errs}); err != nil {
-				return nil, err
-			}
-		}
-		writeDetails(cmd.ErrOrStderr(), errs)
-		return nil, exitError{status: 1}
+	return p, reported(cmd, err)
+}
+
+// reported writes those errors that have a place in a file, and returns what is left to say.
+func reported(cmd *cobra.Command, err error) error {
+	errs := policyErrors(err)
+	if len(errs) == 0 {
+		return err
 	}
-	return p, err
+	if wantsJSON(cmd) {
+		if err := writeJSON(cmd.OutOrStdout(), map[string]any{"errors": errs}); err != nil {
+			return err
+		}
+	}
+	writeDetails(cmd.ErrOrStderr(), errs)
+	return exitError{status: 1}
 }
 
 // policyErrors returns the errors that have a place in a file.

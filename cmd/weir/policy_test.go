@@ -185,4 +185,11 @@ func TestPolicyTest(t *testing.T) {
 	if _, _, status := policyRun(t, policyFile, "", "test", "FILE"); status != 2 {
 		t.Errorf("without events: %d", status)
 	}
+	events := policyEvents[:strings.LastIndexByte(policyEvents, '\n')+1]
+	other := strings.ReplaceAll(events, `"github"`, `"other"`)
+	strict := strings.Replace(policyFile, "defaults:\n  deny: [\"ads.example\"]\n", "", 1)
+	out, diagnostics, status := policyRun(t, strict, events+other, "test", "--events", "-", "FILE")
+	if status != 1 || !strings.Contains(out, "2 events, 1 change\n") || diagnostics != "weir: left out 2 events of apps that weir.yaml does not have: other\n" {
+		t.Errorf("apps that the file does not have: %d %s%s", status, out, diagnostics)
+	}
 }

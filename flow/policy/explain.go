@@ -74,6 +74,10 @@ func (p *Policy) Explain(dest string) (*Explanation, error) {
 func parseDest(dest string) (q Question, name string, err error) {
 	q = Question{Network: "tcp", Final: true}
 	rest := dest
+	if _, after, isURL := strings.Cut(dest, "://"); isURL {
+		host, _, _ := strings.Cut(after, "/")
+		return q, "", &ErrDest{"a destination is a host, not a URL", "write " + host}
+	}
 	if i := strings.LastIndexByte(rest, '/'); i >= 0 {
 		q.Network, rest = rest[i+1:], rest[:i]
 		if q.Network != "tcp" && q.Network != "udp" && q.Network != "icmp" {
@@ -104,6 +108,9 @@ func parseDest(dest string) (q Question, name string, err error) {
 	}
 	if name, err = hostname.FromUser(host); err != nil {
 		return q, "", &ErrDest{"not a destination: " + err.Error(), "write NAME, NAME:PORT or ADDRESS:PORT"}
+	}
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return q, "", &ErrDest{name + " is the sandbox itself inside the sandbox", "write " + HostName + " for the host's loopback"}
 	}
 	q.Dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(number)) // of HostName; others get one later
 	return q, name, nil

@@ -64,6 +64,13 @@ func (f *File) App(name string) (App, bool) {
 	return App{}, false
 }
 
+// Knows reports whether the file says anything about an app: has it, or defaults for all, or no apps at all, which leaves
+// every app with the file's mode.
+func (f *File) Knows(app string) bool {
+	_, known := f.App(app)
+	return known || f.hasDefaults || len(f.Apps) == 0
+}
+
 // Schema returns the JSON Schema (draft 2020-12) of the policy file.
 func Schema() []byte { return slices.Clone(schema) }
 

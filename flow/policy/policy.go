@@ -59,7 +59,7 @@ type Policy struct {
 // not know while it has no defaults either, and two rules that send the same flow by different routes.
 func New(c Config) (*Policy, error) {
 	app, known := c.File.App(c.App)
-	if c.File != nil && c.App != "" && !known && len(c.File.Apps) > 0 && !c.File.hasDefaults {
+	if c.File != nil && c.App != "" && !c.File.Knows(c.App) {
 		return nil, unknownApp(c.File, c.App)
 	}
 	p := &Policy{hostAddrs: c.HostAddrs, gateway: c.Gateway, search: searchDomains(c.Search)}
