@@ -29,11 +29,14 @@ const (
 	countDHCPInvalid  = "drop-dhcp-invalid"
 )
 
-// dhcpDoor gives guests that ask for it the address that is theirs anyway (RFC 2131): it answers the requests that this one
-// lease is an answer to, no more than dhcpRate a second.
+// dhcpDoor gives guests that ask for it the address that is theirs anyway (RFC 2131). It only lets requests through that
+// the server behind it can answer with that one lease, and no more than dhcpRate a second; the server is made with the
+// first of them, and a sandbox that is configured statically never pays for it.
 type dhcpDoor struct {
-	stack *Stack
-	rate  *rate.Limiter
+	stack  *Stack
+	rate   *rate.Limiter
+	server *dhcpServer
+	failed bool
 }
 
 func newDHCPDoor(s *Stack) *dhcpDoor {
@@ -68,8 +71,15 @@ func (d *dhcpDoor) receive(pkt *stack.PacketBuffer) {
 		d.refuse(request)
 		return
 	}
-	if err := d.lease(request); err != nil {
-		s.cfg.Log.WithError(err).Debug("dhcp reply not sent")
+	if d.server == nil && !d.failed {
+		d.server, err = newDHCPServer(s)
+		if err != nil {
+			d.failed = true
+			s.cfg.Log.WithError(err).Warn("guests get no dhcp lease")
+		}
+	}
+	if d.server != nil {
+		d.server.receive(pkt)
 	}
 }
 
