@@ -39,7 +39,7 @@ func (f *visit) datagrams(ctx context.Context) {
 	var quic sniff.QUIC
 	first, hint := f.holdDatagrams(client, &quic)
 	d = f.routed(f.confirm(ctx, hint))
-	if len(first) > 0 && d.Verdict == policy.Allow && !f.settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst) {
+	if len(first) > 0 && d.Verdict == policy.Allow && (f.foreign(first[0]) || !f.settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst)) {
 		d.Verdict, d.Reason = policy.Deny, "no-evidence"
 	}
 	if d.Verdict == policy.Deny {
@@ -145,6 +145,9 @@ var errPolicy = errors.New("denied by policy")
 func (u *upward) Write(b []byte) (int, error) {
 	if _, initial := sniff.IsInitial(b); initial && u.Network == "udp" && !u.settled {
 		return len(b), u.reopen(b)
+	}
+	if u.foreign(b) {
+		return len(b), nil // a server that does not speak the version would drop it, too
 	}
 	return len(b), u.writeAll([][]byte{b})
 }
@@ -261,6 +264,12 @@ func unreachable(err error) bool {
 // section 17.3): a connection that moved here from another tuple, and whose name cannot be read.
 func headless(network string, dst netip.AddrPort, b []byte) bool {
 	return network == "udp" && dst.Port() == 443 && len(b) > 0 && b[0]&0xc0 == 0x40
+}
+
+// foreign reports whether a datagram begins a QUIC connection of a version that we cannot read. Where names decide none is
+// let through: a server that speaks the version would see a name that nobody judged.
+func (f *visit) foreign(b []byte) bool {
+	return !f.settled && f.Network == "udp" && f.dst.Port() == 443 && sniff.IsForeign(b)
 }
 
 // maxVerdicts bounds how many QUIC destinations are remembered.

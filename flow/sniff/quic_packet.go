@@ -65,3 +65,10 @@ func IsInitial(datagram []byte) (dcid []byte, ok bool) {
 	}
 	return nil, false
 }
+
+// IsForeign reports whether the datagram begins with a long header of a version that is not known (RFC 8999 section 5.1):
+// were it QUIC, the name in it could not be read.
+func IsForeign(datagram []byte) bool {
+	p, _, ok := nextPacket(datagram)
+	return ok && !p.known
+}

@@ -347,3 +347,25 @@ func TestIsInitial(t *testing.T) {
 		}
 	}
 }
+
+// TestIsForeign tells versions that nobody here can read from everything else.
+func TestIsForeign(t *testing.T) {
+	packet := initial{dcid: dcid, frames: "\x01", pad: 64}.seal(t)
+	for name, c := range map[string]struct {
+		in   string
+		want bool
+	}{
+		"Initial":             {packet, false},
+		"a vendor's version":  {"\xc3\xfa\xce\xb0\x02" + packet[5:], true},
+		"reserved version":    {"\xc3\x1a\x2a\x3a\x4a" + packet[5:], true},
+		"version 2 Initial":   {initial{version: quicV2, dcid: dcid, frames: "\x01", pad: 64}.seal(t), false},
+		"version negotiation": {"\xc3\x00\x00\x00\x00" + packet[5:], false},
+		"short header":        {"\x40" + strings.Repeat("s", 40), false},
+		"truncated":           {"\xc3\x1a\x2a\x3a\x4a\x14", false},
+		"empty":               {"", false},
+	} {
+		if got := IsForeign([]byte(c.in)); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
