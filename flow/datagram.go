@@ -40,7 +40,11 @@ func (f *visit) datagrams(ctx context.Context) {
 	first, hint := f.holdDatagrams(client, &quic)
 	d = f.routed(f.confirm(ctx, hint))
 	if len(first) > 0 && d.Verdict == policy.Allow && (f.foreign(first[0]) || !f.settled && headless(f.Network, f.dst, first[0]) && !f.quic.known(f.dst)) {
-		d.Verdict, d.Reason = policy.Deny, "no-evidence"
+		d.Verdict, d.Reason = policy.Deny, policy.ReasonNoEvidence
+		if f.Policy.Mode() == policy.ModeAudit {
+			d.Verdict = policy.WouldDeny
+		}
+		f.decision = d
 	}
 	if d.Verdict == policy.Deny {
 		f.refuse(d)
@@ -146,7 +150,7 @@ func (u *upward) Write(b []byte) (int, error) {
 	if _, initial := sniff.IsInitial(b); initial && u.Network == "udp" && !u.settled {
 		return len(b), u.reopen(b)
 	}
-	if u.foreign(b) {
+	if u.foreign(b) && u.Policy.Mode() != policy.ModeAudit {
 		return len(b), nil // a server that does not speak the version would drop it, too
 	}
 	return len(b), u.writeAll([][]byte{b})

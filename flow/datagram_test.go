@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/flow/policy"
 )
 
 // packetPair returns two ends between which each Write is one Read.
@@ -64,24 +65,29 @@ func (w *world) sendDatagrams(dst netip.AddrPort, datagrams ...string) (left []s
 	}
 }
 
-// A QUIC version that cannot be read carries a name that nobody judged.
-func TestForeignQUICVersion(t *testing.T) {
+// A QUIC packet whose name cannot be read, for its version or because the connection began elsewhere, may carry one that
+// nobody judged. Audit says so and lets it pass.
+func TestUnreadableQUIC(t *testing.T) {
 	const unread = "\xc3\xfa\xce\xb0\x02\x08destined\x00" // and what follows is sealed
 	for _, c := range []struct {
 		name     string
+		mode     string
 		rule     string
 		dst      netip.AddrPort
 		send     []string
 		left     []string
 		connects []string
 	}{
-		{"at once", "good.example", goodAddr, []string{unread}, nil, []string{"deny no-evidence good.example dns"}},
-		{"after something else", "good.example", goodAddr, []string{"\x00", unread, "\x01"}, []string{"\x00", "\x01"}, []string{"allow  good.example dns"}},
-		{"where the address decides", "192.0.2.1:443", goodAddr, []string{unread, unread}, []string{unread, unread}, []string{"allow  good.example dns"}},
-		{"another protocol's port", "good.example:3478", netip.AddrPortFrom(goodAddr.Addr(), 3478), []string{unread}, []string{unread}, []string{"allow  good.example dns"}},
+		{"at once", "enforce", "good.example", goodAddr, []string{unread}, nil, []string{"deny no-evidence good.example dns"}},
+		{"after something else", "enforce", "good.example", goodAddr, []string{"\x00", unread, "\x01"}, []string{"\x00", "\x01"}, []string{"allow  good.example dns"}},
+		{"where the address decides", "enforce", "192.0.2.1:443", goodAddr, []string{unread, unread}, []string{unread, unread}, []string{"allow  good.example dns"}},
+		{"another protocol's port", "enforce", "good.example:3478", netip.AddrPortFrom(goodAddr.Addr(), 3478), []string{unread}, []string{unread}, []string{"allow  good.example dns"}},
+		{"audit", "audit", "good.example", goodAddr, []string{unread, unread}, []string{unread, unread}, []string{"would-deny no-evidence good.example dns"}},
+		{"no Initial before", "enforce", "good.example", goodAddr, []string{"\x40"}, nil, []string{"deny no-evidence good.example dns"}},
+		{"no Initial before, audit", "audit", "good.example", goodAddr, []string{"\x40"}, []string{"\x40"}, []string{"would-deny no-evidence good.example dns"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, enforce(c.rule))
+			w := newWorld(t, policy.Config{Mode: c.mode, Allow: []string{c.rule}})
 			w.asked[c.dst.Addr()] = []string{"good.example"}
 			if left := w.sendDatagrams(c.dst, c.send...); !slices.Equal(left, c.left) {
 				t.Errorf("%q left, want %q", left, c.left)
