@@ -49,7 +49,7 @@ func environment(own, extra []string) (env, withheld []string, err error) {
 		}
 		if !set {
 			if value, set = values[name]; !set {
-				return nil, nil, fmt.Errorf("--env %s: the variable is not set in weir's own environment", name)
+				return nil, nil, hint(fmt.Errorf("--env %s, given or in the policy file: the variable is not set in weir's own environment", name), "%s=VALUE weir run ..., or --env %s=VALUE", name, name)
 			}
 		}
 		named[name] = true

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +36,9 @@ func newRunCommand(g *globals) *cobra.Command {
 		Long: `Run CMD in a sandbox of its own, without privileges. Its only network is weir: every flow is named by DNS, SNI or Host,
 judged by the rules, carried and recorded. stdin, stdout and stderr are CMD's own.
 
+CMD sees the system's directories, the programs on PATH and a home of its own, kept per app. Of your files it sees what
+--share names; it starts in the current directory if that is shared, else in its home.
+
 Without a rule everything but guarded and private addresses passes and is recorded (audit); with a rule everything else
 is denied (enforce). A rule is TARGET[:PORTS][/PROTO], docs/policy.md has the grammar.
 
@@ -45,11 +46,17 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
 127 if it was not found; 86 with --fail-on when such an event happened and CMD itself ended well.`,
 		Example: `  weir run -- npx -y @modelcontextprotocol/server-everything
   weir run --allow api.github.com --env GITHUB_TOKEN -- npx -y @modelcontextprotocol/server-github
-  weir run --allow '*.example.com' --allow '192.0.2.0/24:5432' -- ./server
-  weir run --learn learned.yaml -- ./server       # then: review it, and
-  weir run -f learned.yaml -- ./server            # enforce it
+  weir run --allow '*.example.com' --allow '192.0.2.0/24:5432' --share . -- ./server
+  weir run --learn learned.yaml -- npx -y some-server     # then: review it, and
+  weir run -f learned.yaml -- npx -y some-server          # enforce it
   weir run --share "$PWD:ro" --host-port 5432 -- psql -h localhost`,
 		Args: cobra.ArbitraryArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if err := g.check(); err != nil {
+				return exitError{statusBeforeStart, err}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := newPlan(f, args, cmd.Flags().Changed("events"))
 			if err != nil {
@@ -63,36 +70,36 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
 		},
 	}
 	f.register(cmd)
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitError{statusBeforeStart, err} })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exitError{statusBeforeStart, flagError(cmd, err)} })
 	return cmd
 }
 
 func (f *runFlags) register(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.SetInterspersed(false)
-	s.StringVar(&f.name, "name", "", "name of the app in events and for its home (default: from CMD)")
+	s.StringVar(&f.name, "name", "", "name of the `APP` in events and for its home (default: from CMD)")
 	s.StringVarP(&f.policyFile, "policy", "f", "", "policy `FILE`; its app --name gives rules and, without CMD, the command")
 	s.StringArrayVar(&f.allow, "allow", nil, "allow `RULE` (repeatable)")
 	s.StringArrayVar(&f.deny, "deny", nil, "deny `RULE` (repeatable)")
-	s.StringVar(&f.mode, "mode", "", "audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
-	s.StringVar(&f.route, "route", "", "default route: direct or tunnel")
-	s.StringVar(&f.door, "door", "netstack", "how packets are intercepted: netstack")
-	s.StringVar(&f.link, "link", "auto", "the sandbox's link: tap, veth or auto")
-	s.IntVar(&f.mtu, "mtu", 1500, "MTU inside, 1280 to 65520")
+	s.StringVar(&f.mode, "mode", "", "`MODE` audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
+	s.StringVar(&f.route, "route", "", "default `ROUTE`: direct or tunnel")
+	s.StringVar(&f.door, "door", "netstack", "`DOOR`: how packets are intercepted: netstack")
+	s.StringVar(&f.link, "link", "auto", "the sandbox's `LINK`: tap, veth or auto")
+	s.IntVar(&f.mtu, "mtu", 1500, "`MTU` inside, 1280 to 65520")
 	s.StringVar(&f.events, "events", "", "event log: `PATH` or fd:N (default: the state directory's events.jsonl)")
 	s.BoolVar(&f.summary, "summary", false, "print the summary at the end even when stderr is no terminal")
 	s.StringVar(&f.learn, "learn", "", "write the policy that allows just what this run did to `FILE`")
 	s.StringArrayVar(&f.share, "share", nil, "show `HOST[:INSIDE][:ro]` inside (repeatable)")
-	s.StringVar(&f.fs, "fs", "private", "file system: private, or host to see the host's as it is")
+	s.StringVar(&f.fs, "fs", "private", "file `SYSTEM`: private, or host to see the host's as it is")
 	s.StringArrayVar(&f.env, "env", nil, "pass `NAME[=VALUE]` on to CMD (repeatable)")
 	s.IntSliceVar(&f.hostPorts, "host-port", nil, "reach the host's loopback `PORT` from inside, as host.weir.internal and localhost")
 	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback")
-	s.StringVar(&f.profile, "profile", "tool", "what may run inside: tool")
-	s.StringVar(&f.mcp, "mcp", "auto", "read along in MCP on stdio to know the server's phase: auto or off")
+	s.StringVar(&f.profile, "profile", "tool", "`PROFILE` of what may run inside: tool")
+	s.StringVar(&f.mcp, "mcp", "auto", "`WHEN` to read along in MCP on stdio to know the server's phase: auto or off")
 	s.BoolVar(&f.tunnel, "tunnel", false, "offer this run's tunnel route to a client: not built yet")
 	s.Lookup("tunnel").Hidden = true
 	s.BoolVar(&f.dryRun, "dry-run", false, "say what would run, and run nothing")
-	s.StringVar(&f.failOn, "fail-on", "", "exit 86 if it happened: denied or first-seen")
+	s.StringVar(&f.failOn, "fail-on", "", "exit 86 if `EVENT` happened: denied or first-seen")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr while CMD runs")
 }
 
@@ -105,6 +112,7 @@ type plan struct {
 	digest, ruling string
 	spec           sandbox.Spec
 	withheld       []string
+	warnings       []string // about the policy file; only --dry-run shows them
 	eventsTarget   eventsTarget
 	json, noColor  bool
 	logLevel       string
@@ -176,101 +184,71 @@ func (p *plan) checkCommand() error {
 		p.app = appName(p.command)
 	}
 	if p.policyFile != "" {
-		file, err := policy.LoadFile(p.policyFile)
-		if err != nil {
+		if err := p.readPolicyFile(); err != nil {
 			return err
 		}
-		app, _ := file.App(p.app)
-		if len(p.command) == 0 {
-			if p.command = app.Command; len(p.command) == 0 {
-				return fmt.Errorf("no command: %s has none for app %q and none was given after --", p.policyFile, p.app)
-			}
-		}
-		p.env = append(slices.Clone(app.Env), p.env...)
-		p.policy.install = len(app.InstallAllow) > 0
 	}
 	if len(p.command) == 0 {
 		return hint(errors.New("no command given"), "weir run -- CMD ARG...")
 	}
-	if !validApp.MatchString(p.app) || strings.Trim(p.app, ".") == "" {
-		return fmt.Errorf("--name %q: want letters, digits, \".\", \"_\" and \"-\", at most 64", p.app)
+	if !policy.AppName(p.app) {
+		return fmt.Errorf("--name %q: want letters, digits, \".\", \"_\" and \"-\", at most 64, and a letter or digit first", p.app)
 	}
 	return nil
 }
 
-var validApp = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
-// runners are the programs that fetch a package and run it: the app is the package, not the runner. The words are what
-// comes before the package.
-var runners = [][]string{{"npx"}, {"bunx"}, {"uvx"}, {"pnpx"}, {"npm", "exec"}, {"npm", "x"}, {"pnpm", "dlx"}, {"yarn", "dlx"},
-	{"bun", "x"}, {"uv", "tool", "run"}, {"pipx", "run"}}
-
-// runnerValueFlags are flags of those programs that take a value.
-var runnerValueFlags = []string{"-p", "--package", "-c", "--call", "--from", "--with", "--python", "-w", "--workspace", "--spec", "--index-url", "--directory"}
-
-// appName is the name of the app that a command line starts.
-func appName(command []string) string {
-	base := filepath.Base(command[0])
-	for _, r := range runners {
-		if base == r[0] && len(command) > len(r) && slices.Equal(command[1:len(r)], r[1:]) {
-			if pkg := packageOf(command[len(r):]); pkg != "" {
-				return pkg
-			}
+// readPolicyFile reads the file, once, and takes from it what it says about the app besides rules.
+func (p *plan) readPolicyFile() error {
+	text, err := policy.ReadFile(p.policyFile)
+	if err != nil {
+		return err
+	}
+	file, err := policy.ParseFile(p.policyFile, text)
+	if err != nil {
+		return err
+	}
+	app, _ := file.App(p.app)
+	if len(p.command) == 0 {
+		if p.command = app.Command; len(p.command) == 0 {
+			return p.noCommand(file)
 		}
 	}
-	return cleanName(base)
+	p.env = append(slices.Clone(app.Env), p.env...)
+	p.policy = policyConfig{FileName: p.policyFile, File: text, install: len(app.InstallAllow) > 0}
+	return nil
 }
 
-// packageOf is the base name of the package among a runner's arguments, without scope and version.
-func packageOf(args []string) string {
-	for i := 0; i < len(args); i++ {
-		arg := args[i]
-		switch {
-		case arg == "--":
-		case slices.Contains(runnerValueFlags, arg):
-			i++
-		case strings.HasPrefix(arg, "-"):
-		default:
-			if i := strings.LastIndexByte(arg, '/'); i >= 0 {
-				arg = arg[i+1:]
+// noCommand says why the file gave no command, and what does.
+func (p *plan) noCommand(file *policy.File) error {
+	if p.app == "" {
+		for _, app := range file.Apps {
+			if len(app.Command) > 0 {
+				return hint(errors.New("neither a command nor --name given"), "weir run -f %s --name %s", p.policyFile, app.Name)
 			}
-			if i := strings.IndexAny(arg, "@=<>~!["); i > 0 {
-				arg = arg[:i]
-			}
-			return cleanName(arg)
 		}
+		return hint(errors.New("no command given"), "weir run -f %s --name APP -- CMD ARG...", p.policyFile)
 	}
-	return ""
-}
-
-func cleanName(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
-			return r
-		}
-		return '-'
-	}, s)
-	return s[:min(len(s), 64)]
+	if _, err := policy.New(policy.Config{File: file, App: p.app}); err != nil {
+		return err
+	}
+	return hint(fmt.Errorf("no command given, and %s has none for app %q", p.policyFile, p.app), "weir run -f %s --name %s -- CMD ARG...", p.policyFile, p.app)
 }
 
 // checkPolicy makes the policy once, so that a broken one stops everything before anything starts.
 func (p *plan) checkPolicy() error {
-	p.policy = policyConfig{Mode: p.mode, Allow: p.allow, Deny: p.deny, App: p.app, Route: p.route, HostPorts: ports(p.hostPorts), install: p.policy.install}
+	c := &p.policy
+	c.Mode, c.Allow, c.Deny, c.App, c.Route, c.HostPorts = p.mode, p.allow, p.deny, p.app, p.route, ports(p.hostPorts)
 	if p.learn != "" && p.policy.Mode == "" {
 		p.policy.Mode = "audit"
-	}
-	if p.policyFile != "" {
-		b, err := os.ReadFile(p.policyFile)
-		if err != nil {
-			return fmt.Errorf("read policy: %w", err)
-		}
-		p.policy.FileName, p.policy.File = p.policyFile, b
 	}
 	made, err := p.policy.make(nil)
 	if err != nil {
 		return err
 	}
 	p.digest, p.ruling = made.Digest(), made.Mode()
+	for _, w := range made.Warnings() {
+		p.warnings = append(p.warnings, w.Error())
+	}
 	return nil
 }
 
@@ -335,8 +313,9 @@ func (p *plan) show(w interface{ Write([]byte) (int, error) }) error {
 		Withheld []string `json:"withheld"`
 		Link     string   `json:"link"`
 		Door     string   `json:"door"`
-	}{p.app, p.command, p.ruling, p.digest, p.events, p.spec.Home, p.spec.ReadOnly, p.share, names(p.spec.Env), p.withheld, p.link, p.door}
-	if p.events == "" {
+		Warnings []string `json:"warnings"`
+	}{p.app, p.command, p.ruling, p.digest, p.events, p.spec.Home, listed(p.spec.ReadOnly), listed(p.share), names(p.spec.Env), listed(p.withheld), p.link, p.door, listed(p.warnings)}
+	if p.eventsTarget.fd < 0 {
 		out.Events = p.eventsTarget.path
 	}
 	if p.json {
@@ -347,6 +326,9 @@ func (p *plan) show(w interface{ Write([]byte) (int, error) }) error {
 	_, err := fmt.Fprintf(w, "%s\n", b)
 	return err
 }
+
+// listed is a list that JSON shows as [] when it is empty.
+func listed(list []string) []string { return append([]string{}, list...) }
 
 // names returns the names of an environment: values may be secrets.
 func names(env []string) []string {

@@ -79,6 +79,15 @@ var schema []byte
 
 // LoadFile reads and parses a policy file of at most [MaxFile] octets. What is wrong in the text is returned as [Errors].
 func LoadFile(path string) (*File, error) {
+	data, err := ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFile(path, data)
+}
+
+// ReadFile reads the text of a policy file for [ParseFile], no more of it than tells that it is too long.
+func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open policy: %w", err)
@@ -88,7 +97,7 @@ func LoadFile(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read policy: %w", err)
 	}
-	return ParseFile(path, data)
+	return data, nil
 }
 
 // ParseFile parses the text of a policy file; name is the File of positions and errors.
