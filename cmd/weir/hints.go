@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -29,10 +31,7 @@ func withHint(err error) error {
 	var ee *sandbox.ExecError
 	switch {
 	case errors.As(err, &ee) && errors.Is(err, exec.ErrNotFound):
-		if path, lookErr := exec.LookPath(ee.Name); lookErr == nil {
-			return hint(err, "weir run --share %s:ro -- ... (it is at %s outside, which the sandbox does not show)", path, path)
-		}
-		return err
+		return notInside(ee.Name, err)
 	case !errors.As(err, &se):
 		return err
 	}
@@ -47,9 +46,29 @@ func withHint(err error) error {
 	return err
 }
 
+// notInside says how a program that is there outside is shown inside.
+func notInside(name string, err error) error {
+	path, lookErr := exec.LookPath(name)
+	switch {
+	case strings.Contains(name, "/"):
+		err = fmt.Errorf("exec %s: not found inside the sandbox", name)
+		if lookErr != nil {
+			return err
+		}
+	case lookErr != nil:
+		return err
+	}
+	if !filepath.IsAbs(path) { // as is its directory, which the sandbox does not show either: CMD starts in the home
+		return hint(err, "weir run --share .:ro -- ... (the current directory is not shown inside)")
+	}
+	return hint(err, "weir run --share %s:ro -- ... (it is at %s outside, which the sandbox does not show)", path, path)
+}
+
 // namespaceFix finds out what keeps an ordinary user from making user namespaces.
 func namespaceFix(err error) string {
 	switch {
+	case nested():
+		return "run weir outside: this is the inside of a weir sandbox, where no other can be made"
 	case sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
 		return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or load an AppArmor profile for weir; see: weir doctor)"
 	case sysctl("kernel/unprivileged_userns_clone") == "0":
@@ -58,6 +77,12 @@ func namespaceFix(err error) string {
 		return "sudo sysctl -w user.max_user_namespaces=15000"
 	}
 	return "allow user namespaces: in a container, a seccomp profile that permits clone(CLONE_NEWUSER) and mount; see: weir doctor"
+}
+
+// nested reports whether this weir runs in a sandbox of another one, by the name of PID 1.
+func nested() bool {
+	b, err := os.ReadFile("/proc/1/cmdline")
+	return err == nil && strings.HasPrefix(string(b), "weir-init\x00")
 }
 
 func tunFix(err error) string {

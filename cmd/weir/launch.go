@@ -42,7 +42,6 @@ type launch struct {
 	dataPath *exec.Cmd
 	control  *controlConn
 	sending  sync.Mutex // serialises orders
-	started  time.Time
 
 	// dead is closed when the data path has ended, for whatever reason.
 	dead chan struct{}
@@ -57,14 +56,18 @@ type launch struct {
 func (p *plan) execute() error {
 	// PDEATHSIG fires when the *thread* that forked ends, so the one that starts both children has to stay.
 	runtime.LockOSThread()
-	l := &launch{plan: p, id: newSandboxID(), ui: newUI(os.Stderr), started: time.Now(), dead: make(chan struct{})}
+	l := &launch{plan: p, id: newSandboxID(), ui: newUI(os.Stderr), dead: make(chan struct{})}
 	l.ui.color = l.ui.color && !p.noColor
 	defer l.close()
+	// From here on no signal ends weir: CMD gets those that come while it is being started, and the book is closed after it.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded...)
+	defer signal.Stop(signals)
 	if err := l.start(); err != nil {
 		return exitError{startStatus(err), withHint(err)}
 	}
 	l.announce()
-	status := l.wait()
+	status := l.wait(signals)
 	rep := l.finish(status)
 	return l.conclude(status, rep)
 }
@@ -227,10 +230,7 @@ var forwarded = []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, sys
 
 // wait forwards signals until CMD has ended, and returns its status. When the data path dies first, CMD is killed: it
 // must not run on without anybody who sees what it sends.
-func (l *launch) wait() int {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded...)
-	defer signal.Stop(signals)
+func (l *launch) wait(signals <-chan os.Signal) int {
 	type result struct {
 		status sandbox.ExitStatus
 		err    error
@@ -307,7 +307,7 @@ func (l *launch) conclude(status int, rep *dataPathReport) error {
 			return exitError{max(status, 1), fmt.Errorf("write learned policy: %w", err)}
 		}
 		if !l.quiet {
-			l.ui.sayf("learned policy is in %s; review it, then: weir run -f %s --name %s", l.learn, l.learn, l.app)
+			l.ui.sayf("learned policy is in %s; review it, then: weir run -f %s --name %s -- CMD ARG...", l.learn, l.learn, l.app)
 		}
 	}
 	if rep.failed(l.failOn) && status == 0 {

@@ -58,7 +58,7 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := newPlan(f, args, cmd.Flags().Changed("events"))
+			p, err := newPlan(f, args)
 			if err != nil {
 				return exitError{statusBeforeStart, err}
 			}
@@ -130,7 +130,7 @@ type policyConfig struct {
 	install bool // the app has rules for the time of its installation
 }
 
-func newPlan(f *runFlags, args []string, eventsGiven bool) (*plan, error) {
+func newPlan(f *runFlags, args []string) (*plan, error) {
 	p := &plan{runFlags: *f, command: args}
 	for _, step := range []func() error{p.checkFlags, p.checkCommand, p.checkPolicy, p.checkEvents, p.buildSpec} {
 		if err := step(); err != nil {
