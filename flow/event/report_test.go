@@ -131,13 +131,13 @@ func TestWriteTable(t *testing.T) {
 		{"plain", TableOptions{}, `
 HOST                                              PORT  PROTO  ROUTE         CONNS     SENT  RECEIVED  VERDICT
 api.github.example                                 443  tcp    direct           12    999 B   5.0 MiB  allow
-evil\u001b[2J\u202e.example\u000a                    -  dns    direct            1      0 B       0 B  deny (dns-blocked)
+evil\u001b[2J\u202e.example\u000a                    -  dns    deny              1      0 B       0 B  deny (dns-blocked)
 a-very-long-host-name.in-some-region.example.com  8443  udp    tunnel:lab  1000000  4.0 EiB    1023 B  would-deny (default)
 `},
 		{"narrow", TableOptions{Width: 100}, `
 HOST                       PORT  PROTO  ROUTE         CONNS     SENT  RECEIVED  VERDICT
 api.github.example          443  tcp    direct           12    999 B   5.0 MiB  allow
-...2J\u202e.example\u000a     -  dns    direct            1      0 B       0 B  deny (dns-blocked)
+...2J\u202e.example\u000a     -  dns    deny              1      0 B       0 B  deny (dns-blocked)
 ...ome-region.example.com  8443  udp    tunnel:lab  1000000  4.0 EiB    1023 B  would-deny (default)
 `},
 	}

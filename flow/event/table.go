@@ -57,7 +57,11 @@ func cells(r *Row) tableLine {
 	if r.Reason != "" {
 		verdict += " (" + Escape(r.Reason) + ")"
 	}
-	return tableLine{Escape(r.Host), portCell(r.Port), Escape(r.Protocol), Escape(r.Route), strconv.FormatUint(r.Connections, 10),
+	route := Escape(r.Route)
+	if r.Verdict == "deny" { // a question keeps the route it would have gone
+		route = "deny"
+	}
+	return tableLine{Escape(r.Host), portCell(r.Port), Escape(r.Protocol), route, strconv.FormatUint(r.Connections, 10),
 		octets(r.Sent), octets(r.Received), verdict}
 }
 
