@@ -14,75 +14,97 @@ import (
 	"github.com/weir-dev/weir/internal/relay"
 )
 
-// stream carries a TCP flow. Where the address is permitted already the upstream is dialled before the handshake ends,
+// stream carries a TCP flow. To open it takes a deep stack, to carry it a small one, and a goroutine keeps the largest it
+// ever had: the opening has a goroutine of its own, so that an idle flow does not hold what only its beginning needed.
+func (f *visit) stream(ctx context.Context) {
+	opened := make(chan opening)
+	go func() { opened <- f.openStream(ctx) }()
+	o := <-opened
+	if o.relay == nil {
+		return
+	}
+	f.sending.Add(1)
+	o.relay.Up(o.upward)
+	f.sending.Add(-1)
+	o.held.release()
+	f.ended(ctx, o.relay.Wait())
+}
+
+// opening is a flow that was let through, up to its first byte; without a relay it came to its end.
+type opening struct {
+	relay  *relay.Relay
+	upward relay.Options
+	held   *held
+}
+
+// openStream decides and dials. Where the address is permitted already the upstream is dialled before the handshake ends,
 // so that refused is refused, and its bytes flow at once; the client's bytes leave only once the claim is judged. Where
 // only a claim can permit the flow, nothing is dialled before it did.
-func (f *visit) stream(ctx context.Context) {
+func (f *visit) openStream(ctx context.Context) opening {
 	d := f.routed(f.judge(sniff.Hint{}, false))
 	if d.Verdict == policy.Deny && !d.AskName {
 		f.refuse(d)
-		return
+		return opening{}
 	}
 	var upstream net.Conn
 	if d.Verdict != policy.Deny {
 		var err error
 		if upstream, err = f.dial(ctx); err != nil {
 			f.failed(ctx, err)
-			return
+			return opening{}
 		}
 	}
 	client, err := f.Accept()
 	if err != nil {
 		f.abandoned(ctx, upstream, err)
-		return
+		return opening{}
 	}
 	if f.isDNS() && f.DNS != nil && upstream != nil {
 		f.watchDNS(ctx, client, upstream)
-		return
+		return opening{}
 	}
-	f.carryStream(ctx, client, upstream)
+	return f.judgeStream(ctx, client, upstream)
 }
 
-// carryStream holds the client's first bytes, judges what they claim and relays.
-func (f *visit) carryStream(ctx context.Context, client, upstream net.Conn) {
+// judgeStream holds the client's first bytes and judges what they claim.
+func (f *visit) judgeStream(ctx context.Context, client, upstream net.Conn) opening {
 	var r *relay.Relay
 	if upstream != nil {
 		r = relay.New(ctx, client, upstream)
 		r.Start()
 	}
 	h := holdStream(client, positive(f.Gate.Hold, DefaultHold))
-	defer h.release()
 	d := f.routed(f.confirm(ctx, h.hint))
 	if d.Verdict == policy.Deny {
+		h.release()
 		f.turnAway(client, r)
-		return
+		return opening{}
 	}
 	if r == nil {
 		upstream, err := f.dial(ctx)
 		if err != nil {
+			h.release()
 			f.Reject(refusal(err))
 			client.Close()
 			f.failed(ctx, err)
-			return
+			return opening{}
 		}
 		r = relay.New(ctx, client, upstream)
 		r.Start()
 	}
 	opts, ok := f.upward(ctx, h)
 	if !ok {
+		h.release()
 		f.turnAway(client, r)
-		return
+		return opening{}
 	}
 	f.record()
-	f.sending.Add(1)
-	r.Up(opts)
-	f.sending.Add(-1)
-	f.ended(ctx, r.Wait())
+	return opening{relay: r, upward: opts, held: h}
 }
 
 // upward says how the client's bytes begin: with the held ones, and where names decide under watch for a later hello. It is not ok when the held bytes have such a hello in them already and it is denied.
 func (f *visit) upward(ctx context.Context, h *held) (opts relay.Options, ok bool) {
-	opts.FirstUp = h.bytes
+	opts.FirstUp, opts.FirstUpDone = h.bytes, h.release
 	if f.settled {
 		return opts, true
 	}
@@ -255,9 +277,10 @@ func holdStream(client net.Conn, wait time.Duration) *held {
 	return h
 }
 
-// release gives the buffer back; bytes must not be used after.
+// release gives the buffer back: an idle flow must not keep it. bytes must not be used after; later calls do nothing.
 func (h *held) release() {
-	if cap(*h.buf) <= 4*heldStart {
+	if h.buf != nil && cap(*h.buf) <= 4*heldStart {
 		heldBuffers.Put(h.buf)
 	}
+	h.buf, h.bytes = nil, nil
 }

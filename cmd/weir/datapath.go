@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -97,7 +98,6 @@ type dataPath struct {
 // dataPathMain is the whole life of the process. It ends when the launcher says so or is gone; in the latter case at
 // once, so that nothing of the sandbox leaves any more.
 func dataPathMain() {
-	debug.SetGCPercent(200)
 	control, err := openControl(os.NewFile(3, "control"))
 	if err != nil {
 		os.Exit(1)
@@ -296,6 +296,7 @@ func (d *dataPath) serve(ctx context.Context) error {
 		go d.dns.Serve(ctx, pc, ln)
 	}
 	go d.stack.Serve(ctx, d.gate)
+	go d.trim(ctx)
 	for name, files := range d.files {
 		kind, number, _ := strings.Cut(name, ":")
 		port, _ := strconv.Atoi(number)
@@ -313,6 +314,34 @@ func (d *dataPath) serve(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// trimFlows is how many flows have to be open more than the last time for trim to do something.
+const (
+	trimFlows = 256
+	trimEvery = time.Second
+)
+
+// trim gives back what flows needed to begin and do not need to wait: when many more are open than before and no more are
+// coming, it collects garbage. The collector also halves the stacks that it finds mostly empty; hence twice.
+func (d *dataPath) trim(ctx context.Context) {
+	tick := time.NewTicker(trimEvery)
+	defer tick.Stop()
+	for trimmed, before := 0, 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		flows := d.gate.Flows()
+		trimmed = min(trimmed, flows)
+		if flows >= trimmed+trimFlows && flows < before+trimFlows {
+			runtime.GC()
+			debug.FreeOSMemory()
+			trimmed = flows
+		}
+		before = flows
+	}
 }
 
 // finish carries what CMD had written, ends the flows that are left and closes the book.

@@ -39,8 +39,11 @@ var ErrDoneWatching = errors.New("done watching")
 // Options say how the upward half begins.
 type Options struct {
 	// FirstUp holds bytes of the client that were read already; they are written first, and WatchUp does not see them.
-	// They are the relay's until Up returns.
+	// They are the relay's until FirstUpDone is called, or Up returns.
 	FirstUp []byte
+
+	// FirstUpDone, when set, is called once FirstUp is written, which may be long before Up returns.
+	FirstUpDone func()
 
 	// WatchUp, when set, is shown each chunk of the client's bytes before it is written upstream. It returns nil to be
 	// shown the next one, ErrDoneWatching to let the rest pass unseen, or any other error to reset both sides before
@@ -111,6 +114,9 @@ func (r *Relay) runUp(opts Options) error {
 		if _, err := (meteredWriter{r.upstream, &r.sent}).Write(opts.FirstUp); err != nil {
 			return err
 		}
+	}
+	if opts.FirstUpDone != nil {
+		opts.FirstUpDone()
 	}
 	if opts.WatchUp != nil {
 		switch err := r.watch(opts.WatchUp); {

@@ -146,6 +146,20 @@ func TestFirstUp(t *testing.T) {
 	})
 }
 
+// The held bytes are given back while the flow goes on.
+func TestFirstUpDone(t *testing.T) {
+	released := make(chan struct{})
+	eachKind(t, Options{FirstUp: []byte("hello"), FirstUpDone: func() { released <- struct{}{} }}, func(t *testing.T, r rig) {
+		io.ReadFull(r.server, make([]byte, 5))
+		<-released
+		r.program.CloseWrite()
+		r.server.Close()
+		if st := <-r.done; st.Sent != 5 || st.Cause != Fin {
+			t.Errorf("stats %+v", st)
+		}
+	})
+}
+
 func TestWatchUp(t *testing.T) {
 	t.Run("until done", func(t *testing.T) {
 		var seen bytes.Buffer
