@@ -75,7 +75,7 @@ func exit(err error) {
 
 func parseFlags() options {
 	var o options
-	peers := flag.String("peers", "pasta,slirp4netns", "what to compare with: pasta, pasta-1500, slirp4netns")
+	peers := flag.String("peers", "pasta,slirp4netns", "what to compare with: pasta, pasta-1500, slirp4netns, weir=PATH for another build of weir")
 	flag.StringVar(&o.weir, "weir", "bin/weir", "the weir to measure")
 	flag.StringVar(&o.commit, "commit", "", "commit to name in the result (default: what git says here)")
 	flag.StringVar(&o.markdown, "markdown", "", "also write the result to `FILE`")

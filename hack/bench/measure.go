@@ -32,6 +32,7 @@ var loads = []load{
 	{"throughput", "down", "Gbit/s", "down", 8, false},
 	{"rr", "", "1/s", "rr", 1, true},
 	{"rr", "", "1/s", "rr", 16, true},
+	{"crr", "", "1/s", "crr", 1, true},
 	{"crr", "", "1/s", "crr", 16, true},
 	{"udp_pps", "up", "1/s", "udp-up", 1, true},
 	{"udp_pps", "down", "1/s", "udp-down", 1, true},
@@ -266,13 +267,16 @@ func (b *bench) measureIdle(s *subject) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(5 * settle)
+	time.Sleep(idleFor)
 	grown := float64(total(r.carriers(), rss)-before) / a.Value
 	b.result.add(s, row{Metric: "rss_per_flow", Unit: "kB"}, grown/1e3)
 	b.measurePeak(r, row{Metric: "rss_peak_idle", Streams: b.options.idle})
 	_, err = r.ask(order{What: "release"})
 	return err
 }
+
+// idleFor is how long idle connections are idle before their memory is counted.
+const idleFor = 3 * time.Second
 
 func median(values []float64) float64 {
 	if len(values) == 0 {

@@ -42,15 +42,22 @@ const eventsFile = "events.jsonl"
 // subjects returns host, weir and the peers asked for, in this order; those that cannot be measured say why.
 func (b *bench) subjects() []*subject {
 	port := fmt.Sprint(b.port)
-	weir := []string{b.weir, "run", "-q", "--name", "bench", "--mode", "enforce", "--allow", "host.weir.internal:" + port,
-		"--events", filepath.Join(b.dir, eventsFile), "--share", filepath.Dir(b.self) + ":ro", "--"}
+	weir := func(binary, events string) func(...string) []string {
+		return prefixed([]string{binary, "run", "-q", "--name", "bench", "--mode", "enforce", "--allow", "host.weir.internal:" + port,
+			"--events", filepath.Join(b.dir, events), "--share", filepath.Dir(b.self) + ":ro", "--"})
+	}
 	all := []*subject{
 		{Name: "host", Version: "-", target: "127.0.0.1", wrap: func(program ...string) []string { return program }},
-		{Name: "weir", Version: firstLine(b.weir, "--version"), target: "host.weir.internal", wrap: prefixed(weir)},
+		{Name: "weir", Version: firstLine(b.weir, "--version"), target: "host.weir.internal", wrap: weir(b.weir, eventsFile)},
 	}
 	for _, name := range b.options.peers {
 		s := &subject{Name: name}
+		name, other, _ := strings.Cut(name, "=")
 		switch name {
+		case "weir":
+			other, _ = filepath.Abs(other)
+			s.target, s.wrap = "host.weir.internal", weir(other, filepath.Base(other)+".jsonl")
+			name = other
 		case "pasta":
 			s.target, s.wrap = gatewayAddress, prefixed([]string{"pasta", "--config-net", "--"})
 		case "pasta-1500":
