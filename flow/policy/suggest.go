@@ -289,7 +289,7 @@ func printableLine(s string) string {
 // YAML returns the policy file, in mode enforce.
 func (s *Suggestion) YAML() []byte {
 	var b strings.Builder
-	b.WriteString("# What was seen, and nothing else. Review it, then: weir run -f FILE --name APP\n")
+	b.WriteString("# What was seen, and nothing else. Review it, then: weir run -f FILE --name APP -- CMD ARG...\n")
 	b.WriteString("version: 1\nmode: enforce\n")
 	if len(s.Apps) == 0 {
 		b.WriteString("apps: {}\n")
