@@ -61,7 +61,11 @@ func (p *plan) execute() error {
 	defer l.close()
 	// From here on no signal ends weir: CMD gets those that come while it is being started, and the book is closed after it.
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded...)
+	for _, sig := range forwarded {
+		if !signal.Ignored(sig) { // nohup(1): what weir is to ignore CMD ignores as well
+			signal.Notify(signals, sig)
+		}
+	}
 	defer signal.Stop(signals)
 	if err := l.start(); err != nil {
 		return exitError{startStatus(err), withHint(err)}
