@@ -39,13 +39,14 @@ const crrMost = 6000
 
 // client is the program inside a subject.
 type client struct {
-	held []net.Conn
-	free sync.Pool // of transfer buffers
+	held  []net.Conn
+	free  sync.Pool         // of transfer buffers
+	addrs map[string]string // of names that were looked up
 }
 
 // clientMain obeys until its orders end.
 func clientMain([]string) error {
-	c := &client{free: sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}}
+	c := &client{addrs: map[string]string{}, free: sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}}
 	dec, enc := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var o order
@@ -55,7 +56,10 @@ func clientMain([]string) error {
 			}
 			return err
 		}
-		a, err := c.obey(o)
+		a, err := answer{}, error(nil)
+		if o.Target, err = c.resolve(o.Target); err == nil {
+			a, err = c.obey(o)
+		}
 		a.Flows = int(flows.Load())
 		if err != nil {
 			a.Error = err.Error()
@@ -64,6 +68,26 @@ func clientMain([]string) error {
 			return err
 		}
 	}
+}
+
+// resolve puts an address in the place of the name in a target. Each name is looked up once: connections are measured, not
+// resolvers.
+func (c *client) resolve(target string) (string, error) {
+	if target == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(target)
+	if err != nil {
+		return "", err
+	}
+	if c.addrs[host] == "" {
+		addr, err := net.ResolveIPAddr("ip4", host)
+		if err != nil {
+			return "", err
+		}
+		c.addrs[host] = addr.String()
+	}
+	return net.JoinHostPort(c.addrs[host], port), nil
 }
 
 func (c *client) obey(o order) (answer, error) {
