@@ -217,6 +217,36 @@ func TestAllowedByName(t *testing.T) {
 	})
 }
 
+// What the program wrote just before it ended leaves, though it was still being judged.
+func TestDrainWaitsForHeldBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, enforce("good.example"))
+		w.asked[goodAddr.Addr()] = []string{"good.example"}
+		var server sink
+		w.servers[goodAddr] = server.serve
+		p := w.connect(t.Context(), goodAddr)
+		<-p.accepted
+		first := hello("good.example")
+		p.Write(first[:10])
+		drained := make(chan struct{})
+		go func() { w.gate.Drain(t.Context()); close(drained) }()
+		time.Sleep(time.Second)
+		select {
+		case <-drained:
+			t.Fatal("nobody waits for the held bytes")
+		default:
+		}
+		p.Write(first[10:])
+		p.CloseWrite()
+		<-drained
+		synctest.Wait()
+		if server.String() != string(first) {
+			t.Errorf("%d octets left, want %d", len(server.String()), len(first))
+		}
+		<-p.done
+	})
+}
+
 // A lie in the first bytes resets the flow before one of them left.
 func TestLyingSNI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

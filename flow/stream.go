@@ -21,13 +21,21 @@ func (f *visit) stream(ctx context.Context) {
 	go func() { opened <- f.openStream(ctx) }()
 	o := <-opened
 	if o.relay == nil {
+		f.sent()
 		return
 	}
-	f.sending.Add(1)
 	o.relay.Up(o.upward)
-	f.sending.Add(-1)
+	f.sent()
 	o.held.release()
 	f.ended(ctx, o.relay.Wait())
+}
+
+// sent says that the flow has nothing left to send, for [Gate.Drain].
+func (f *visit) sent() {
+	if f.mayHaveSent {
+		f.mayHaveSent = false
+		f.sending.Add(-1)
+	}
 }
 
 // opening is a flow that was let through, up to its first byte; without a relay it came to its end.
@@ -54,12 +62,15 @@ func (f *visit) openStream(ctx context.Context) opening {
 			return opening{}
 		}
 	}
+	f.mayHaveSent = true // from the moment that the program sees the handshake
+	f.sending.Add(1)
 	client, err := f.Accept()
 	if err != nil {
 		f.abandoned(ctx, upstream, err)
 		return opening{}
 	}
 	if f.isDNS() && f.DNS != nil && upstream != nil {
+		f.sent() // whoever has ended needs no answer
 		f.watchDNS(ctx, client, upstream)
 		return opening{}
 	}

@@ -40,6 +40,9 @@ type visit struct {
 
 	recorded bool
 
+	// mayHaveSent says that the flow is one of those that Drain waits for.
+	mayHaveSent bool
+
 	// told is closed when the network-connect that waited for the owner is written; nil when none waits.
 	told chan struct{}
 }
