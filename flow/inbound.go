@@ -26,12 +26,17 @@ func (g *Gate) Inbound(ctx context.Context, outside net.Conn, dst netip.AddrPort
 	}
 	g.flows.Add(1)
 	defer g.flows.Add(-1)
-	f.recordInbound(relay.Pipe(ctx, outside, inside, relay.Options{}), nil)
+	r := relay.New(ctx, inside, outside) // the program's bytes are the ones that a Drain waits for
+	r.Start()
+	g.sending.Add(1)
+	r.Up(relay.Options{})
+	g.sending.Add(-1)
+	f.recordInbound(r.Wait(), nil)
 }
 
 func (f *visit) recordInbound(s relay.Stats, err error) {
 	c := &event.Close{Dst: f.dst, Protocol: "tcp", Route: "direct", Verdict: "allow",
-		BytesSent: uint64(s.Received), BytesReceived: uint64(s.Sent), Duration: time.Since(f.start), Close: string(s.Cause)}
+		BytesSent: uint64(s.Sent), BytesReceived: uint64(s.Received), Duration: time.Since(f.start), Close: string(s.Cause)}
 	if err != nil {
 		c.Error = err.Error()
 	}

@@ -65,6 +65,7 @@ type Relay struct {
 
 	sent, received atomic.Int64
 	stop           func() bool // ends the watch over the context
+	upEnded        atomic.Bool // the client's stream has ended and upstream has been told
 	closedWhole    atomic.Bool // a side without half-close was closed at the end of the other's stream
 
 	down    sync.WaitGroup
@@ -75,7 +76,7 @@ type Relay struct {
 }
 
 // New prepares a relay between two connections, which it owns from now on. When ctx is cancelled both are reset with
-// cause Exit.
+// cause Exit, but an upstream that has been told the end of the client's stream is only closed.
 func New(ctx context.Context, client, upstream net.Conn) *Relay {
 	r := &Relay{client: client, upstream: upstream}
 	r.stop = context.AfterFunc(ctx, func() { r.Reset(Exit) })
@@ -106,6 +107,7 @@ func (r *Relay) runDown() {
 // nil after an end of stream.
 func (r *Relay) Up(opts Options) error {
 	r.upErr = r.finish(r.upstream, r.runUp(opts))
+	r.upEnded.Store(r.upErr == nil)
 	return r.upErr
 }
 
@@ -211,6 +213,10 @@ func (r *Relay) reset(why Cause) {
 	}
 	r.cause = why
 	abort(r.client)
+	if why == Exit && r.upEnded.Load() {
+		r.upstream.Close() // a program that has ended said all this; the kernel goes on delivering it
+		return
+	}
 	abort(r.upstream)
 }
 
