@@ -85,15 +85,17 @@ type Gate struct {
 	Log logrus.FieldLogger
 
 	flows, dials, sending atomic.Int64
+	holding               atomic.Int64 // octets of first bytes, see maxHeldBytes
 	telling               atomic.Int64 // flows, over or not, whose network-connect still waits for the owner
 	serial                atomic.Uint64
 	quic                  verdicts
+	live                  live
 }
 
 // Handle carries one flow from its arrival to its end.
 func (g *Gate) Handle(ctx context.Context, a Arrival) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	f := g.newFlow(a)
 	if g.flows.Add(1) > int64(positive(g.MaxFlows, DefaultMaxFlows)) {
 		g.flows.Add(-1)
@@ -101,6 +103,8 @@ func (g *Gate) Handle(ctx context.Context, a Arrival) {
 		return
 	}
 	defer g.flows.Add(-1)
+	g.live.add(f, cancel)
+	defer g.live.remove(f)
 	defer g.Names.Hold(f.dst.Addr())()
 
 	if a.Network == "tcp" {
@@ -123,6 +127,9 @@ func (g *Gate) Drain(ctx context.Context) {
 		}
 	}
 }
+
+// Held returns how many octets of first bytes are held beyond each flow's first buffer.
+func (g *Gate) Held() int64 { return g.holding.Load() }
 
 // Flows returns how many flows are open or have an event yet to be written.
 func (g *Gate) Flows() int { return int(g.flows.Load() + g.telling.Load()) }

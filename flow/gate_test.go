@@ -531,3 +531,66 @@ func TestNoTunnel(t *testing.T) {
 		w.expect([]string{"deny no-tunnel  none"}, nil)
 	})
 }
+
+// A connection that an install rule let in does not outlive the rule.
+func TestRecheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file, err := policy.ParseFile("weir.yaml", []byte("version: 1\napps:\n  app:\n    allow: [\"good.example\"]\n    install:\n      allow: [\"registry.example\"]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, policy.Config{File: file, App: "app"})
+		w.asked[goodAddr.Addr()] = []string{"good.example"}
+		w.asked[evilAddr.Addr()] = []string{"registry.example"}
+		w.servers[goodAddr], w.servers[evilAddr] = echo, echo
+		good, registry := w.connect(t.Context(), goodAddr), w.connect(t.Context(), evilAddr)
+		good.Write(hello("good.example"))
+		registry.Write(hello("registry.example"))
+		synctest.Wait()
+		w.gate.Policy.InstallDone()
+		w.gate.Recheck()
+		<-registry.done
+		if got := w.closes(); len(got) != 1 || got[0][:6] != "policy" {
+			t.Fatalf("closes %q", got)
+		}
+		good.CloseWrite()
+		io.ReadAll(good)
+		<-good.done
+		if got := w.closes(); len(got) != 2 || got[1][:3] != "fin" {
+			t.Fatalf("closes %q", got)
+		}
+	})
+}
+
+// First bytes that are held have a budget of their own: what is beyond it is denied, and given back at the end.
+func TestHeldBytesLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, enforce("good.example"))
+		w.asked[goodAddr.Addr()] = []string{"good.example"}
+		w.servers[goodAddr] = echo
+		slow := append([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xf0}, make([]byte, 16000)...) // a long hello that stops in the middle
+		var flows []*program
+		for range 1000 {
+			p := w.connect(t.Context(), goodAddr)
+			go p.Write(slow)
+			flows = append(flows, p)
+		}
+		synctest.Wait()
+		limited := 0
+		for _, line := range w.connects() {
+			if line == "deny limit  dns" || line == "deny limit good.example dns" {
+				limited++
+			}
+		}
+		if limited == 0 || limited == len(flows) {
+			t.Fatalf("%d of %d flows were over the limit", limited, len(flows))
+		}
+		for _, p := range flows {
+			p.Abort()
+			<-p.done
+		}
+		if n := w.gate.Held(); n != 0 {
+			t.Fatalf("%d octets are still counted", n)
+		}
+	})
+}

@@ -89,6 +89,8 @@ func (f *visit) recordClose(up, down int64, cause string, err error) {
 	switch {
 	case errors.Is(err, ErrNotDNS):
 		c.Reason, c.Rule = policy.ReasonMalformed, "builtin:dns"
+	case cause == "policy" && f.revoked.Load() != nil:
+		c.Reason, c.Rule = f.revoked.Load().Reason, f.revoked.Load().Rule
 	case cause == "policy":
 		c.Reason, c.Rule = f.decision.Reason, f.decision.Rule
 	}
@@ -105,7 +107,7 @@ func (f *visit) emit(d event.Details) {
 // closeOf names the way a flow ended.
 func closeOf(ctx context.Context, err error) string {
 	switch {
-	case errors.Is(err, errPolicy), errors.Is(err, ErrNotDNS):
+	case errors.Is(err, errPolicy), errors.Is(err, ErrNotDNS), context.Cause(ctx) == errPolicy:
 		return "policy"
 	case ctx.Err() != nil:
 		return "exit"

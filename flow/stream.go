@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-dev/weir/flow/policy"
@@ -84,8 +85,12 @@ func (f *visit) judgeStream(ctx context.Context, client, upstream net.Conn) open
 		r = relay.New(ctx, client, upstream)
 		r.Start()
 	}
-	h := holdStream(client, positive(f.Gate.Hold, DefaultHold))
+	h := holdStream(client, positive(f.Gate.Hold, DefaultHold), &f.holding)
 	d := f.routed(f.confirm(ctx, h.hint))
+	if errors.Is(h.err, errHeld) {
+		d = policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:held-bytes"}
+		f.decision = d
+	}
 	if d.Verdict == policy.Deny {
 		h.release()
 		f.turnAway(client, r)
@@ -113,7 +118,8 @@ func (f *visit) judgeStream(ctx context.Context, client, upstream net.Conn) open
 	return opening{relay: r, upward: opts, held: h}
 }
 
-// upward says how the client's bytes begin: with the held ones, and where names decide under watch for a later hello. It is not ok when the held bytes have such a hello in them already and it is denied.
+// upward says how the client's bytes begin: with the held ones, and where names decide under watch for a later hello. It
+// is not ok when the held bytes have such a hello in them already and it is denied.
 func (f *visit) upward(ctx context.Context, h *held) (opts relay.Options, ok bool) {
 	opts.FirstUp, opts.FirstUpDone = h.bytes, h.release
 	if f.settled {
@@ -174,7 +180,7 @@ func (f *visit) ended(ctx context.Context, s relay.Stats) {
 		err = s.Down
 	}
 	cause := string(s.Cause)
-	if s.Cause == relay.Error || s.Cause == relay.Rst && ctx.Err() != nil {
+	if s.Cause == relay.Error || ctx.Err() != nil && s.Cause != relay.Fin && s.Cause != relay.Policy {
 		cause = closeOf(ctx, err)
 	}
 	f.recordClose(s.Sent, s.Received, cause, err)
@@ -247,6 +253,23 @@ type held struct {
 	status sniff.Status
 	stream sniff.Stream
 	err    error // what ended the reading, if not the claim
+
+	// taken are the octets of the gate's budget that this one holds.
+	taken  int64
+	budget *atomic.Int64
+}
+
+// maxHeldBytes bounds what one sandbox's flows may have held at one time beyond their first buffers, in octets: first bytes
+// that are larger than any ordinary hello, many times over.
+const maxHeldBytes = 16 << 20
+
+// errHeld ends the reading of first bytes when the budget for them is spent.
+var errHeld = errors.New("too many bytes are held")
+
+// grow takes n more octets of the budget, twice: the sniffer keeps them too.
+func (h *held) grow(n int) bool {
+	h.taken += 2 * int64(n)
+	return h.budget.Add(2*int64(n)) <= maxHeldBytes
 }
 
 // heldStart is the first size of a buffer for held bytes: a ClientHello with post-quantum key share fits.
@@ -256,12 +279,16 @@ var heldBuffers = sync.Pool{New: func() any { b := make([]byte, 0, heldStart); r
 
 // holdStream reads the client's first bytes until they show what they claim, the client ends its stream, or the time is
 // up. It never takes bytes it would not hold.
-func holdStream(client net.Conn, wait time.Duration) *held {
-	h := &held{buf: heldBuffers.Get().(*[]byte)}
+func holdStream(client net.Conn, wait time.Duration, budget *atomic.Int64) *held {
+	h := &held{buf: heldBuffers.Get().(*[]byte), budget: budget}
 	b := (*h.buf)[:0]
 	client.SetReadDeadline(time.Now().Add(wait))
 	for h.status == sniff.More && h.err == nil {
 		if len(b) == cap(b) {
+			if !h.grow(cap(b)) {
+				h.err = errHeld
+				break
+			}
 			b = append(b, make([]byte, cap(b))...)[:len(b)]
 		}
 		var n int
@@ -294,4 +321,6 @@ func (h *held) release() {
 		heldBuffers.Put(h.buf)
 	}
 	h.buf, h.bytes = nil, nil
+	h.budget.Add(-h.taken)
+	h.taken = 0
 }

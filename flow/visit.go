@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,10 @@ type visit struct {
 
 	recorded bool
 
+	// question is what was asked last with the claim known, revoked what a later policy answers to it: see Recheck.
+	question atomic.Pointer[policy.Question]
+	revoked  atomic.Pointer[policy.Decision]
+
 	// mayHaveSent says that the flow is one of those that Drain waits for.
 	mayHaveSent bool
 
@@ -66,16 +71,19 @@ func (f *visit) findProcess() { f.process <- f.Gate.Process(f.Network, f.Src, f.
 func (f *visit) judge(hint sniff.Hint, final bool) policy.Decision {
 	f.hint = hint
 	routes := f.Policy.Routes()
-	best, asked := f.judgeBy(routes[0], len(routes) > 1, final)
+	best, question := f.judgeBy(routes[0], len(routes) > 1, final)
 	for _, route := range routes[1:] {
-		if d, a := f.judgeBy(route, true, final); better(d, best) {
-			best, asked = d, a
+		if d, q := f.judgeBy(route, true, final); better(d, best) {
+			best, question = d, q
 		}
 	}
 	if final && f.dialed != "" && best.Verdict != policy.Deny && best.Route != f.dialed {
 		best.Verdict, best.Reason = policy.Deny, policy.ReasonNameMismatch // the claim leads elsewhere than the address did
 	}
-	f.decision, f.asked = best, asked
+	f.decision, f.asked = best, question.Asked
+	if final && best.Verdict != policy.Deny {
+		f.question.Store(question)
+	}
 	if !final {
 		f.settled = best.Settled
 	}
@@ -83,9 +91,9 @@ func (f *visit) judge(hint sniff.Hint, final bool) policy.Decision {
 }
 
 // judgeBy asks with the evidence that came by one route: routes never vouch for each other.
-func (f *visit) judgeBy(route string, several, final bool) (policy.Decision, []string) {
+func (f *visit) judgeBy(route string, several, final bool) (policy.Decision, *policy.Question) {
 	asked, chain, heard := f.Names.Recall(route, f.Dst.Addr())
-	q := policy.Question{
+	q := &policy.Question{
 		Network: f.Network, Dst: f.dst,
 		Asked: asked, Chain: chain, Heard: heard,
 		Claim: f.hint.Host, ClaimSource: f.hint.Source, Malformed: f.hint.Malformed, ECH: f.hint.ECH,
@@ -97,7 +105,7 @@ func (f *visit) judgeBy(route string, several, final bool) (policy.Decision, []s
 	if f.hint.Protocol == sniff.ProtocolHTTPConnect {
 		q.ConnectIP, q.ConnectPort = f.hint.HostIP, f.hint.Port
 	}
-	return f.Policy.Decide(q), asked
+	return f.Policy.Decide(*q), q
 }
 
 // better reports whether d says more for the flow than than: an allow, else a denial that a claim may still lift. A deny

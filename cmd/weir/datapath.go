@@ -121,6 +121,7 @@ func dataPathMain() {
 			os.Exit(1)
 		case o.InstallDone:
 			d.policy.InstallDone()
+			d.gate.Recheck()
 		case o.Finish:
 			control.send(d.finish(o))
 			os.Exit(0)

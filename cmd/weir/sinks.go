@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
@@ -33,9 +34,20 @@ func countedDenials(byReason map[string]uint64) (n uint64) {
 type notices struct {
 	ui     *ui
 	policy *policy.Policy
+	said   atomic.Int64
 }
 
+// maxNotices bounds the lines of one run: a program that scans ports must not bury the terminal.
+const maxNotices = 100
+
 func (n *notices) denied(e *event.Event) {
+	switch said := n.said.Add(1); {
+	case said == maxNotices+1:
+		n.ui.sayf("more was denied; the event log has all of it")
+		return
+	case said > maxNotices:
+		return
+	}
 	switch d := e.Details.(type) {
 	case *event.Connect:
 		n.flow(d.Hostname, d.Reason, policy.Question{Network: d.Protocol, Dst: d.Dst, Asked: d.Names, Claim: firstOf(d.SNI, d.HTTPHost)})
