@@ -81,6 +81,8 @@ func (l *launch) start() error {
 	if err := l.startDataPath(); err != nil {
 		return err
 	}
+	l.sending.Lock() // the configuration comes before any order: what waits on stdin may end the installation at once
+	defer l.sending.Unlock()
 	if l.policy.install && l.mcp == "auto" && !term.IsTerminal(0) {
 		stdin, stdout, finished, err := watchStdio(l.installed)
 		if err != nil {

@@ -21,13 +21,17 @@ const maxMCPLine = 256 << 10
 type mcpWatch struct {
 	mu    sync.Mutex
 	id    []byte // the id of the initialize request, as it was written; nil before
+	goes  bool   // the client went on after its request
+	said  bool   // the server wrote a line, whatever is in it
 	done  bool
 	ready func() // called once, when the request is answered
 }
 
 // request is shown each line from the client. A server may word its answer so that the client reads it and we do not (an
 // id written otherwise, members twice, a line that is too long), to stay in its installation for ever. But a client that has
-// no answer sends nothing besides pings, so whatever else it says after the request ends the installation too.
+// no answer sends nothing besides pings, so whatever else it says after the request ends the installation too, as soon as
+// the server has written anything that the client could take for an answer. A script that sends all its lines at once has
+// its server installed first.
 func (m *mcpWatch) request(line []byte) {
 	var msg struct {
 		ID     json.RawMessage `json:"id"`
@@ -39,9 +43,11 @@ func (m *mcpWatch) request(line []byte) {
 	if err == nil && msg.Method == "initialize" && len(msg.ID) > 0 && !asked {
 		m.id = bytes.Clone(msg.ID)
 	}
-	m.mu.Unlock()
 	harmless := err == nil && (msg.Method == "initialize" || msg.Method == "ping" || msg.Method == "")
-	if asked && !harmless && len(bytes.TrimSpace(line)) > 0 {
+	m.goes = m.goes || asked && !harmless && len(bytes.TrimSpace(line)) > 0
+	over := m.goes && m.said
+	m.mu.Unlock()
+	if over {
 		m.end()
 	}
 }
@@ -63,13 +69,13 @@ func (m *mcpWatch) response(line []byte) {
 		ID     json.RawMessage `json:"id"`
 		Result json.RawMessage `json:"result"`
 	}
-	if json.Unmarshal(line, &msg) != nil || len(msg.Result) == 0 {
-		return
-	}
+	err := json.Unmarshal(line, &msg)
 	m.mu.Lock()
-	answered := m.id != nil && bytes.Equal(m.id, msg.ID)
+	m.said = m.said || len(bytes.TrimSpace(line)) > 0
+	answered := err == nil && len(msg.Result) > 0 && m.id != nil && bytes.Equal(m.id, msg.ID)
+	over := answered || m.goes && m.said
 	m.mu.Unlock()
-	if answered {
+	if over {
 		m.end()
 	}
 }

@@ -17,8 +17,9 @@ func TestMCPWatch(t *testing.T) {
 		want    int
 	}{
 		{"an answer that only the client understands", request + goesOn, `{"id":7.0,"result":{}}` + "\n", 1},
-		{"a client that goes on in a batch", request + "[" + strings.TrimSpace(goesOn) + "]\n", "", 1},
-		{"a client that goes on at length", request + long, "", 1},
+		{"a client that goes on in a batch", request + "[" + strings.TrimSpace(goesOn) + "]\n", "{}\n", 1},
+		{"a client that goes on at length", request + long, long, 1},
+		{"a client that does not wait", request + goesOn, "\n", 0},
 		{"a client that goes on after the answer", request + goesOn, answer, 1},
 		{"a client that waits", request + `{"jsonrpc":"2.0","id":8,"method":"ping"}` + "\n\n" + `{"jsonrpc":"2.0","id":1,"result":{}}` + "\n", "", 0},
 		{"a client of another kind", goesOn + long, "", 0},
