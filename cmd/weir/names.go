@@ -36,7 +36,7 @@ func (d *dataPath) verdict(n policy.NameDecision) resolver.Verdict {
 	switch {
 	case n.Expansion:
 		v.Rule = expansionRule
-	case v.Allow && n.Route != d.dns.Route: // asked by another route than its own, a name would tell the wrong resolver
+	case v.Allow && (n.Route != d.dns.Route || d.gate.Routes[n.Route] == nil): // its route is not there, or a question by another one would tell the wrong resolver
 		v.Allow, v.WouldDeny, v.Reason = false, false, "no-tunnel"
 	}
 	return v
