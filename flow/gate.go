@@ -28,7 +28,7 @@ const (
 	DefaultMaxDials = 1024
 )
 
-// Names is the evidence: what the resolver remembers of the answers it gave to this sandbox. Both are required.
+// Names is the evidence: what the resolver remembers of the answers it gave to this sandbox. All three are required.
 type Names struct {
 	// Recall returns the live names bound to addr by answers that came over route: those the sandbox asked for, the
 	// members of their CNAME chains, and the names that answers of other servers gave it.

@@ -19,7 +19,7 @@ import (
 //	launcher                         data path
 //	   | -- config, descriptors -----> |   everything it needs to know
 //	   | <----------- ready or error - |   the stack is up, the resolver answers
-//	   |          ... CMD runs ...     |
+//	   | -- installation is over ----> |   while CMD runs, if the app has install rules
 //	   | -- finish, exit status -----> |   CMD has ended
 //	   | <------------------ report -- |   every event is written, the process ends
 //

@@ -199,7 +199,7 @@ func (d *dataPath) openEvents() error {
 		d.book, err = event.OpenFile(d.cfg.EventsPath, event.Limits{})
 	}
 	if err != nil {
-		return fmt.Errorf("open event log: %w", err)
+		return err
 	}
 	d.report = &event.Report{}
 	if !d.cfg.Quiet {

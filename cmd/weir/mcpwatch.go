@@ -126,7 +126,7 @@ func (l *lines) look(b []byte) {
 	}
 }
 
-// stdio puts pipes between weir's own stdin and stdout and CMD's, and calls ready when the server has answered. finished
+// watchStdio puts pipes between weir's own stdin and stdout and CMD's, and calls ready when the server has answered. finished
 // waits until all that CMD wrote has been passed on; it must be called after CMD has ended.
 func watchStdio(ready func()) (stdin, stdout *os.File, finished func(), err error) {
 	inR, inW, err := os.Pipe()
