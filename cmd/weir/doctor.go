@@ -28,7 +28,7 @@ type finding struct {
 	ID      string `json:"id"`
 	Status  string `json:"status"` // pass, warn, fail, skip
 	Summary string `json:"summary"`
-	Fix     string `json:"fix,omitempty"`
+	Fix     string `json:"fix"`
 }
 
 // probe is one thing that doctor does.

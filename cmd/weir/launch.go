@@ -48,6 +48,9 @@ type launch struct {
 	// stdoutDone waits for what CMD wrote; nil when its stdout is our own.
 	stdoutDone func()
 
+	// stopped says that CMD ended by a signal which weir got too: somebody wanted it to end.
+	stopped bool
+
 	// netns keeps the sandbox's network namespace alive until the data path has drained it.
 	netns *os.File
 }
@@ -247,9 +250,11 @@ func (l *launch) wait(signals <-chan os.Signal) int {
 		ended <- result{s, err}
 	}()
 	dead := l.dead
+	passedOn := map[syscall.Signal]bool{}
 	for {
 		select {
 		case sig := <-signals:
+			passedOn[sig.(syscall.Signal)] = true
 			if !l.terminalDelivers(sig) {
 				l.box.Signal(sig)
 			}
@@ -259,6 +264,7 @@ func (l *launch) wait(signals <-chan os.Signal) int {
 			go l.box.Close()
 		case r := <-ended:
 			if r.status.Signal != 0 {
+				l.stopped = passedOn[r.status.Signal]
 				return 128 + int(r.status.Signal)
 			}
 			if r.err != nil {
@@ -296,6 +302,9 @@ func (l *launch) finish(status int) *dataPathReport {
 // conclude says and writes what is left to say, and turns it into weir's exit status.
 func (l *launch) conclude(status int, rep *dataPathReport) error {
 	if rep == nil {
+		if l.failOn != "" && status == 0 { // nobody knows that it did not happen
+			status = statusFailOn
+		}
 		return exitError{status, errors.New("the data path ended early: its last events are missing")}
 	}
 	if l.summary || !l.quiet && term.IsTerminal(2) && !l.json {
@@ -316,8 +325,8 @@ func (l *launch) conclude(status int, rep *dataPathReport) error {
 			l.ui.sayf("learned policy is in %s; review it, then: weir run -f %s --name %s -- CMD ARG...", l.learn, l.learn, l.app)
 		}
 	}
-	if rep.failed(l.failOn) && status == 0 {
-		return exitError{status: 86}
+	if rep.failed(l.failOn) && (status == 0 || l.stopped) {
+		return exitError{status: statusFailOn}
 	}
 	if status != 0 {
 		return exitError{status: status}

@@ -19,6 +19,9 @@ import (
 // statusBeforeStart is the exit status of everything that fails before CMD runs, as in env(1) and podman-run(1).
 const statusBeforeStart = 125
 
+// statusFailOn is the exit status when what --fail-on names has happened and CMD itself has nothing worse to tell.
+const statusFailOn = 86
+
 // runFlags are the flags of "weir run".
 type runFlags struct {
 	name, policyFile, mode, route, door, link, events, learn, fs, profile, mcp, failOn string
@@ -43,7 +46,7 @@ Without a rule everything but guarded and private addresses passes and is record
 is denied (enforce). A rule is TARGET[:PORTS][/PROTO], docs/policy.md has the grammar.
 
 Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CMD started; 126 if CMD cannot be executed;
-127 if it was not found; 86 with --fail-on when such an event happened and CMD itself ended well.`,
+127 if it was not found; 86 with --fail-on when such an event happened and CMD ended with 0 or by a signal sent to weir.`,
 		Example: `  weir run -- npx -y @modelcontextprotocol/server-everything
   weir run --allow api.github.com --env GITHUB_TOKEN -- npx -y @modelcontextprotocol/server-github
   weir run --allow '*.example.com' --allow '192.0.2.0/24:5432' --share . -- ./server

@@ -104,7 +104,7 @@ func (p *plan) appHome() (string, error) {
 		return dir, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make home of app: %w", err)
+		return "", hint(fmt.Errorf("make home of app: %w", err), "XDG_DATA_HOME=/a/directory/of/yours weir run ...")
 	}
 	return dir, nil
 }
