@@ -47,7 +47,7 @@ func (b *bench) subjects() []*subject {
 			"--events", filepath.Join(b.dir, events), "--share", filepath.Dir(b.self) + ":ro", "--"})
 	}
 	all := []*subject{
-		{Name: "host", Version: "-", target: "127.0.0.1", wrap: func(program ...string) []string { return program }},
+		{Name: "host", Version: "no sandbox", target: "127.0.0.1", wrap: func(program ...string) []string { return program }},
 		{Name: "weir", Version: firstLine(b.weir, "--version"), target: "host.weir.internal", wrap: weir(b.weir, eventsFile)},
 	}
 	for _, name := range b.options.peers {
@@ -77,10 +77,15 @@ func (b *bench) subjects() []*subject {
 	}
 	for _, s := range all {
 		if s.wrap != nil {
-			s.Command = strings.Join(s.wrap("CMD"), " ")
+			s.Command = b.anonymous(strings.Join(s.wrap("CMD"), " "))
 		}
 	}
 	return all
+}
+
+// anonymous replaces what differs from run to run and from machine to machine.
+func (b *bench) anonymous(command string) string {
+	return strings.NewReplacer(b.weir, "weir", b.dir, "DIR", fmt.Sprint(b.port), "PORT").Replace(command)
 }
 
 // gatewayAddress is the default gateway of the playground's host. pasta gives the namespace the host's addresses and
