@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -81,7 +83,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.SetInterspersed(false)
 	s.StringVar(&f.name, "name", "", "name of the `APP` in events and for its home (default: from CMD)")
-	s.StringVarP(&f.policyFile, "policy", "f", "", "policy `FILE`; its app --name gives rules and, without CMD, the command")
+	s.StringVarP(&f.policyFile, "policy", "f", "", "policy `FILE`; its app --name gives rules and, without CMD, the command (default: weir.yaml of the configuration directory, for apps that it knows)")
 	s.StringArrayVar(&f.allow, "allow", nil, "allow `RULE` (repeatable)")
 	s.StringArrayVar(&f.deny, "deny", nil, "deny `RULE` (repeatable)")
 	s.StringVar(&f.mode, "mode", "", "`MODE` audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
@@ -186,10 +188,8 @@ func (p *plan) checkCommand() error {
 	if len(p.command) > 0 && p.app == "" {
 		p.app = appName(p.command)
 	}
-	if p.policyFile != "" {
-		if err := p.readPolicyFile(); err != nil {
-			return err
-		}
+	if err := p.readPolicyFile(); err != nil {
+		return err
 	}
 	if len(p.command) == 0 {
 		return hint(errors.New("no command given"), "weir run -- CMD ARG...")
@@ -200,16 +200,32 @@ func (p *plan) checkCommand() error {
 	return nil
 }
 
-// readPolicyFile reads the file, once, and takes from it what it says about the app besides rules.
+// readPolicyFile reads the file, once, and takes from it what it says about the app besides rules. Without -f it is the
+// user's own file, if there is one and it speaks of the app or of every app.
 func (p *plan) readPolicyFile() error {
-	text, err := policy.ReadFile(p.policyFile)
+	path := p.policyFile
+	if path == "" {
+		dir, err := xdgDir("XDG_CONFIG_HOME", ".config")
+		if err != nil {
+			return err
+		}
+		path = filepath.Join(dir, "weir", "weir.yaml")
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	text, err := policy.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	file, err := policy.ParseFile(p.policyFile, text)
+	file, err := policy.ParseFile(path, text)
 	if err != nil {
 		return err
 	}
+	if p.policyFile == "" && !file.Knows(p.app) {
+		return nil
+	}
+	p.policyFile = path
 	app, _ := file.App(p.app)
 	if len(p.command) == 0 {
 		if p.command = app.Command; len(p.command) == 0 {

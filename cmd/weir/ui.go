@@ -43,6 +43,9 @@ func (u *ui) fail(err error) {
 		if i == 0 {
 			u.line("31", line)
 		} else {
+			if strings.HasPrefix(line, "fix: ") {
+				line = "  " + line
+			}
 			fmt.Fprintln(u.w, event.Escape(line))
 		}
 	}

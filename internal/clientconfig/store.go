@@ -147,10 +147,12 @@ func finish(temp, path string) error {
 	return nil
 }
 
-// keepOwner gives the new file the permissions and the owner of the old one.
+// keepOwner gives the new file the permissions and the owner of the old one. A group that the user is not a member of
+// cannot be kept; the file is then the user's own group's, which gives nobody more than it did.
 func keepOwner(path string, old fs.FileInfo) error {
 	if st, ok := old.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
-		if err := os.Chown(path, int(st.Uid), int(st.Gid)); err != nil {
+		err := os.Chown(path, int(st.Uid), int(st.Gid))
+		if err != nil && int(st.Uid) != os.Geteuid() {
 			return err
 		}
 	}
