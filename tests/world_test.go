@@ -28,7 +28,6 @@ var (
 	tools  = netip.MustParseAddr("198.51.100.20")  // tools.example: the ports in populate; 9 is closed
 	six    = netip.MustParseAddr("2001:db8:1::20") // six.example: echo 7 (tcp, udp)
 	corp   = netip.MustParseAddr("10.1.2.3")       // db.corp.example, and the rebinding name rebind.example
-	hole   = netip.MustParseAddr("203.0.113.10")   // an address that is not there: what is sent to it vanishes
 	nobody = netip.MustParseAddr("198.51.100.99")  // an address of the world where nothing listens
 )
 
