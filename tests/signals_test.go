@@ -213,6 +213,9 @@ func waitGone(t *testing.T, family []process) {
 			return
 		}
 		if time.Now().After(end) {
+			for _, p := range family {
+				syscall.Kill(p.pid, syscall.SIGKILL)
+			}
 			t.Fatalf("still running: %v", family)
 		}
 	}
