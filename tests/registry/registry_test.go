@@ -100,7 +100,7 @@ func TestMCPServerFromTheRegistry(t *testing.T) {
 	defer book.Close()
 	cmd := exec.CommandContext(ctx, buildWeir(t), "run", "--name", "everything", "--events", "fd:3", "--mode", "enforce",
 		"--allow", reg.rule(), "--", "npx", "-y", server)
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+state, "XDG_STATE_HOME="+state)
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+state, "XDG_STATE_HOME="+state, "XDG_CONFIG_HOME="+state)
 	cmd.ExtraFiles = []*os.File{book}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
