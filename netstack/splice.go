@@ -47,14 +47,31 @@ func hostSocket(v any) (*net.TCPConn, func(int)) {
 	return nil, nil
 }
 
-// attach makes host the socket that hangup wakes up.
+// attach makes host the socket that hangup wakes up. A successful attach is followed by detach.
 func (c *tcpConn) attach(host *net.TCPConn) (syscall.RawConn, error) {
 	raw, err := host.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	c.host.Store(host)
-	return raw, c.failure()
+	c.hostMu.Lock()
+	c.host = host
+	c.hostUsers++
+	c.hostMu.Unlock()
+	if err := c.failure(); err != nil { // after host is set: a hangup from here on wakes it up
+		c.detach()
+		return nil, err
+	}
+	return raw, nil
+}
+
+// detach lets go of the host: a direction that carries no longer has nobody to wake, and the deadline of a hangup would
+// break what the other direction does with the socket outside of the fast paths.
+func (c *tcpConn) detach() {
+	c.hostMu.Lock()
+	defer c.hostMu.Unlock()
+	if c.hostUsers--; c.hostUsers == 0 {
+		c.host = nil
+	}
 }
 
 // rouse is called when waiting for the host ended with a deadline, that is by hangup. It returns what broke the
@@ -82,6 +99,7 @@ func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
 	if err != nil {
 		return 0, c.opError("splice", err)
 	}
+	defer c.detach()
 	var total int64
 	var n int
 	var werr error

@@ -20,6 +20,7 @@ func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
 	if err != nil {
 		return 0, c.opError("splice", err)
 	}
+	defer c.detach()
 	d := &hostReader{conn: c}
 	read := d.read
 	var total int64

@@ -46,9 +46,12 @@ type tcpConn struct {
 	brokenMu sync.Mutex
 	broken   error // what failure found
 
-	// host is the kernel socket that a fast path is waiting for; hup wakes it up when the endpoint dies.
-	host atomic.Pointer[net.TCPConn]
-	hup  atomic.Bool
+	// host is the kernel socket that fast paths, hostUsers of them, are waiting for; a hangup wakes it up when the endpoint
+	// dies, and says so in hup.
+	hostMu    sync.Mutex
+	host      *net.TCPConn
+	hostUsers int
+	hup       atomic.Bool
 }
 
 var (

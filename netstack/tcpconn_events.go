@@ -26,9 +26,11 @@ type hangup tcpConn
 
 // NotifyEvent implements waiter.EventListener.
 func (h *hangup) NotifyEvent(waiter.EventMask) {
+	h.hostMu.Lock()
+	defer h.hostMu.Unlock()
 	h.hup.Store(true)
-	if host := h.host.Load(); host != nil {
-		host.SetDeadline(time.Unix(1, 0))
+	if h.host != nil {
+		h.host.SetDeadline(time.Unix(1, 0))
 	}
 }
 
