@@ -18,7 +18,7 @@
 // whatever else the machine does hits them alike. The result is the median. Nothing here has a threshold.
 //
 // main.go has the parts and the flags, subject.go how each subject is started, measure.go what is measured in which order,
-// client.go and server.go the two ends, machine.go and process.go what the kernel says, table.go the output.
+// client.go, load.go and server.go the two ends, machine.go and process.go what the kernel says, table.go the output.
 package main
 
 import (

@@ -139,8 +139,13 @@ func (b *bench) measure() error {
 			if !b.wanted(l.metric, l.direction, fmt.Sprint(l.streams)) {
 				continue
 			}
-			for _, r := range b.running {
-				b.measureLoad(r, l)
+			for i := range b.running {
+				if err := b.measureLoad(b.running[i], l); err == nil {
+					continue
+				}
+				if err := b.restart(i); err != nil {
+					return err
+				}
 			}
 		}
 		if err := b.measureStarts(); err != nil {
@@ -204,8 +209,18 @@ func (b *bench) countEvents() error {
 	return nil
 }
 
-// measureLoad has one client measure one metric. A subject that cannot do it has no row.
-func (b *bench) measureLoad(r *running, l load) {
+// restart puts a new instance in the place of one that failed, so that what that one is still busy with disturbs nobody.
+func (b *bench) restart(i int) error {
+	b.running[i].kill()
+	r, err := b.running[i].subject.startClient(b)
+	if err == nil {
+		b.running[i] = r
+	}
+	return err
+}
+
+// measureLoad has one client measure one metric. A subject that cannot do it has no sample.
+func (b *bench) measureLoad(r *running, l load) error {
 	d := b.options.duration
 	if l.half {
 		d /= 2
@@ -215,7 +230,7 @@ func (b *bench) measureLoad(r *running, l load) {
 	a, err := r.ask(order{What: l.what, Target: r.hostPort(b.port), Streams: l.streams, For: d})
 	if err != nil {
 		b.say("%s: %s %s, %d at once: %v", r.Name, l.metric, l.direction, l.streams, err)
-		return
+		return err
 	}
 	spent := total(r.carriers(), cpu) - before
 	at := row{Metric: l.metric, Direction: l.direction, Streams: l.streams, Unit: l.unit}
@@ -224,6 +239,7 @@ func (b *bench) measureLoad(r *running, l load) {
 	if a.Bytes > 0 && len(r.carriers()) > 0 {
 		into.cpus = append(into.cpus, spent.Seconds()/(float64(a.Bytes)/1e9))
 	}
+	return nil
 }
 
 // measureStarts runs true in every subject, one after the other, many times.

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -123,8 +123,10 @@ type running struct {
 	helper  *exec.Cmd // slirp4netns
 	stderr  strings.Builder
 
-	stdin io.WriteCloser
+	exit  *os.File // closing it ends slirp4netns
+	stdin *os.File
 	enc   *json.Encoder
+	out   *os.File
 	dec   *json.Decoder
 }
 
@@ -173,11 +175,18 @@ func (r *running) startSlirp(b *bench, stdin, stdout *os.File, program []string)
 	if err := playground.Start(r.program); err != nil {
 		return fmt.Errorf("start %s: %w", r.Name, err)
 	}
-	r.helper = exec.Command("slirp4netns", "--configure", "--ready-fd=3", fmt.Sprint(r.program.Process.Pid), "tap0")
-	r.helper.ExtraFiles = []*os.File{tell}
+	end, exit, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer end.Close()
+	r.exit = exit
+	r.helper = exec.Command("slirp4netns", "--configure", "--ready-fd=3", "--exit-fd=4", fmt.Sprint(r.program.Process.Pid), "tap0")
+	r.helper.ExtraFiles = []*os.File{tell, end}
 	if err := playground.Start(r.helper); err != nil {
 		r.helper = nil
-		r.stop()
+		r.program.Process.Kill()
+		r.program.Wait()
 		return fmt.Errorf("start %s: %w", r.Name, err)
 	}
 	return nil
@@ -213,10 +222,9 @@ func (s *subject) startClient(b *bench) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.stdin, r.enc, r.dec = inW, json.NewEncoder(inW), json.NewDecoder(bufio.NewReader(outR))
+	r.stdin, r.enc, r.out, r.dec = inW, json.NewEncoder(inW), outR, json.NewDecoder(bufio.NewReader(outR))
 	a, err := r.ask(order{What: "hello"})
 	if err != nil {
-		r.stop()
 		return nil, err
 	}
 	s.MTU = int(a.Value)
@@ -226,12 +234,13 @@ func (s *subject) startClient(b *bench) (*running, error) {
 // ask has the client do something.
 func (r *running) ask(o order) (answer, error) {
 	var a answer
+	r.out.SetReadDeadline(time.Now().Add(o.For + 3*patience))
 	err := r.enc.Encode(o)
 	if err == nil {
 		err = r.dec.Decode(&a)
 	}
 	if err != nil {
-		r.stop()
+		r.kill()
 		return a, fmt.Errorf("%s: the client ended (%w): %s", r.Name, err, r.said())
 	}
 	if a.Error != "" {
@@ -250,8 +259,11 @@ func (r *running) said() string {
 func (r *running) wait() error {
 	err := r.program.Wait()
 	if r.helper != nil {
-		r.helper.Process.Signal(unix.SIGTERM)
+		r.exit.Close()
 		r.helper.Wait()
+	}
+	for _, f := range []*os.File{r.stdin, r.out} {
+		f.Close() // nil is no harm
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", r.Name, err, r.said())
@@ -259,15 +271,27 @@ func (r *running) wait() error {
 	return nil
 }
 
-// stop ends the program, by the end of its orders if it takes them.
+// stop ends the client by the end of its orders, and what does not end then by force.
 func (r *running) stop() {
-	if r.stdin != nil {
-		r.stdin.Close()
-		r.stdin = nil
-	} else {
-		r.program.Process.Kill()
-	}
+	r.stdin.Close()
+	late := time.AfterFunc(patience, func() { killAll(r.carriers()) })
+	defer late.Stop()
 	r.wait()
+}
+
+// kill ends a subject that does not do what it should, with everything it started.
+func (r *running) kill() {
+	list := r.carriers()
+	r.program.Process.Kill()
+	killAll(list)
+	r.stdin.Close()
+	r.wait()
+}
+
+func killAll(list []process) {
+	for _, p := range list {
+		unix.Kill(p.pid, unix.SIGKILL)
+	}
 }
 
 // hostPort is the server's address for the client.
