@@ -91,7 +91,7 @@ func (c *client) resolve(target string) (string, error) {
 func (c *client) obey(o order) (answer, error) {
 	switch o.What {
 	case "hello":
-		return answer{Value: float64(mtu())}, nil
+		return answer{Value: float64(mtu(o.Target))}, nil
 	case "up":
 		return transfer(o, c.up)
 	case "down":
@@ -116,16 +116,23 @@ func (c *client) obey(o order) (answer, error) {
 	return answer{}, fmt.Errorf("unknown order %q", o.What)
 }
 
-// mtu is that of the interface that is not lo; lo's when there is no other.
-func mtu() int {
-	m := 0
+// mtu is that of the interface by which the client talks to target.
+func mtu(target string) int {
+	conn, err := net.Dial("udp", target)
+	if err != nil {
+		return 0
+	}
+	defer conn.Close()
 	links, _ := net.Interfaces()
 	for _, l := range links {
-		if l.Flags&net.FlagUp != 0 && (m == 0 || l.Flags&net.FlagLoopback == 0) {
-			m = l.MTU
+		addrs, _ := l.Addrs()
+		for _, a := range addrs {
+			if p, ok := a.(*net.IPNet); ok && p.IP.Equal(conn.LocalAddr().(*net.UDPAddr).IP) {
+				return l.MTU
+			}
 		}
 	}
-	return m
+	return 0
 }
 
 // each runs f n times at once and returns the first error.

@@ -223,7 +223,7 @@ func (s *subject) startClient(b *bench) (*running, error) {
 		return nil, err
 	}
 	r.stdin, r.enc, r.out, r.dec = inW, json.NewEncoder(inW), outR, json.NewDecoder(bufio.NewReader(outR))
-	a, err := r.ask(order{What: "hello"})
+	a, err := r.ask(order{What: "hello", Target: s.hostPort(b.port)})
 	if err != nil {
 		return nil, err
 	}
