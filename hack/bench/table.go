@@ -74,7 +74,11 @@ func (res *result) finish() {
 type line struct {
 	label, unit string
 	of          func(subject string) (float64, bool)
+	shaky       func(subject string) bool // its samples are too far apart to be compared
 }
+
+// shakyRatio is how far apart the samples of a number may be before it is shown with a tilde and without a ratio.
+const shakyRatio = 2
 
 // lines says what the table shows, in its order.
 func (res *result) lines() []line {
@@ -93,6 +97,9 @@ func (res *result) lines() []line {
 					return v, v != 0
 				}
 				return 0, false
+			}, func(subject string) bool {
+				r := res.find(subject, key)
+				return r != nil && slices.Max(r.Samples) > shakyRatio*slices.Min(r.Samples)
 			}})
 		}
 		if r.Metric == "start_ms" {
@@ -102,7 +109,7 @@ func (res *result) lines() []line {
 					return 0, false
 				}
 				return r.Value - plain.Value, true
-			}})
+			}, func(string) bool { return false }})
 			continue
 		}
 		part("", r.Unit, func(r *row) float64 { return r.Value })
@@ -138,11 +145,15 @@ func (res *result) grid() [][]string {
 	for _, l := range res.lines() {
 		cells := []string{l.label, l.unit}
 		for _, s := range shown {
-			cells = append(cells, number(l.of(s)))
+			cell := number(l.of(s))
+			if cell != "" && l.shaky(s) {
+				cell = "~" + cell
+			}
+			cells = append(cells, cell)
 		}
 		weir, ok := l.of("weir")
 		for _, other := range against {
-			if base, has := l.of(other); ok && has && base != 0 {
+			if base, has := l.of(other); ok && has && base != 0 && !l.shaky(other) && !l.shaky("weir") {
 				cells = append(cells, fmt.Sprintf("%.2f", weir/base))
 			} else {
 				cells = append(cells, "")
@@ -172,7 +183,7 @@ func (res *result) facts() []string {
 	out := []string{
 		fmt.Sprintf("%s, commit %s, Linux %s, %s, %d cores, load %s before and %s after, uid %d, %s",
 			m.Date, m.Commit, m.Kernel, m.CPU, m.Cores, m.Load[0], m.Load[1], m.User, m.Go),
-		fmt.Sprintf("%d interleaved rounds, medians; client and server are the same Go program for all", res.Samples),
+		fmt.Sprintf("%d interleaved rounds, medians, ~ where the samples lie more than a factor of 2 apart; client and server are the same Go program for all", res.Samples),
 	}
 	for _, s := range res.Subjects {
 		text := fmt.Sprintf("%s: %s, MTU %d", s.Name, s.Version, s.MTU)
