@@ -228,7 +228,7 @@ func (res *result) markdown() string {
 			fmt.Fprintf(&b, "|---|---|%s\n", strings.Repeat("---:|", len(cells)-2))
 		}
 	}
-	b.WriteString("\n\"sum\" adds what each process has resident, the three of weir are one binary; \"shared once\" counts its pages once.\n")
+	b.WriteString("\n\"sum\" adds what each process has resident, the three of weir are one binary; \"shared once\" counts its pages once. A blank is a load that the subject did not finish, or that says nothing of it.\n")
 	b.WriteString("\nHow each was started:\n\n")
 	for _, s := range res.Subjects {
 		if s.Skipped == "" && s.Name != "host" {
