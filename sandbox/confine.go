@@ -68,9 +68,6 @@ func confine() error {
 	return filterSyscalls()
 }
 
-// filterSyscalls is where the seccomp filter of CMD goes: last, on the thread that executes it.
-func filterSyscalls() error { return nil }
-
 // dropOwnPrivileges makes all of init as weak as CMD will be: from here on it only waits, forwards and connects. A binary with cgo
 // cannot do this; it is left with what protects init anyway, being undumpable and PID 1.
 func dropOwnPrivileges() error {

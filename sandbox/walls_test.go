@@ -111,6 +111,7 @@ func processRows(h host) []wallRow {
 		{name: "no capability in any set", script: `grep Cap /proc/self/status | tr -d '\n'`,
 			want: `CapInh:\s0{16}CapPrm:\s0{16}CapEff:\s0{16}CapBnd:\s0{16}CapAmb:\s0{16}`},
 		{name: "no new privileges", script: `grep NoNewPrivs /proc/self/status`, want: `NoNewPrivs:\s1`},
+		{name: "system calls are filtered", spec: runProbe("system-calls"), want: `tried \d+`},
 		{name: "the caller's own ids", script: `id -u; cat /proc/self/setgroups`, want: fmt.Sprint(h.uid) + `\ndeny`},
 		{name: "descriptors 0, 1 and 2", spec: func(s *Spec) { s.Command = []string{"ls", "/proc/self/fd"} },
 			want: `0\n1\n2\n3`}, // 3 is the directory that ls reads
