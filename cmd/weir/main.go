@@ -9,10 +9,12 @@ package main
 import (
 	"os"
 
+	"github.com/weir-dev/weir/netstack"
 	"github.com/weir-dev/weir/sandbox"
 )
 
 func main() {
+	netstack.ReleaseTables()
 	switch {
 	case sandbox.IsInit():
 		sandbox.InitMain()
