@@ -179,17 +179,17 @@ func fileRows(h host) []wallRow {
 		{name: "no password hashes", script: `cat /etc/shadow /etc/gshadow 2>/dev/null | wc -c`, want: `0`},
 		{name: "no kernel secrets", script: `cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | head -c9 | wc -c`, want: `0`},
 		{name: "/root is not there", script: `ls /root 2>&1`, want: `.*No such file.*`, code: 2},
-		{name: "share", spec: share(Share{Host: h.path("share"), Inside: "/work"}), script: `cat /work/file; echo new >/work/made-inside && echo ok`, want: `of the hostok`},
+		{name: "share", spec: share(Share{Host: h.path("share"), Inside: "/seen"}), script: `cat /seen/file; echo new >/seen/made-inside && echo ok`, want: `of the hostok`},
 		{name: "read-only share", spec: share(Share{Host: h.path("share"), ReadOnly: true}),
 			script: `cat ` + h.path("share/file") + `; echo x 2>/dev/null >` + h.path("share/file") + ` || echo refused`, want: `of the hostrefused`},
-		{name: "share of one file", spec: share(Share{Host: h.path("share/file"), Inside: "/work/f", ReadOnly: true}), script: `cat /work/f`, want: `of the host`},
+		{name: "share of one file", spec: share(Share{Host: h.path("share/file"), Inside: "/seen/f", ReadOnly: true}), script: `cat /seen/f`, want: `of the host`},
 		{name: "missing share", spec: share(Share{Host: h.path("nowhere")}), script: `echo never`, want: ``, code: 125},
 		{name: "tool trees are read-only", spec: func(s *Spec) { s.ReadOnly = []string{h.path("tools"), h.path("no-such")} },
 			script: `cd ` + h.path("tools") + ` && touch x 2>/dev/null || echo refused`, want: `refused`},
 		{name: "cwd under a share", spec: func(s *Spec) { s.Dir, s.Shares = h.path("share/sub"), []Share{{Host: h.path("share")}} }, script: `pwd`, want: regexp.QuoteMeta(h.path("share/sub"))},
 		{name: "cwd under a share elsewhere", spec: func(s *Spec) {
-			s.Dir, s.Shares = h.path("share/sub"), []Share{{Host: h.path("share"), Inside: "/work"}}
-		}, script: `pwd`, want: `/work/sub`},
+			s.Dir, s.Shares = h.path("share/sub"), []Share{{Host: h.path("share"), Inside: "/seen"}}
+		}, script: `pwd`, want: `/seen/sub`},
 		{name: "cwd not shown", spec: func(s *Spec) { s.Dir = h.path("share") }, script: `pwd`, want: `/home/someone`},
 		{name: "cwd of the same name only", spec: func(s *Spec) { s.Dir = "/tmp" }, script: `pwd`, want: `/home/someone`},
 		{name: "generated files", spec: func(s *Spec) {
@@ -213,7 +213,7 @@ func fileRows(h host) []wallRow {
 }
 
 func socketRows(h host) []wallRow {
-	sockets := strings.Join([]string{h.path("loose.sock"), h.path("share/sub/in-share.sock"), h.path("tools/in-tools.sock"), "/work/sub/in-share.sock"}, " ")
+	sockets := strings.Join([]string{h.path("loose.sock"), h.path("share/sub/in-share.sock"), h.path("tools/in-tools.sock"), "/seen/sub/in-share.sock"}, " ")
 	everything := func(fs string) func(*Spec) {
 		return func(s *Spec) {
 			s.FS = fs
@@ -221,7 +221,7 @@ func socketRows(h host) []wallRow {
 			s.Env = append(s.Env, probeEnv+"=dial-unix "+sockets)
 			s.Shares = []Share{{Host: filepath.Dir(h.self), ReadOnly: true}, {Host: h.path("share")}}
 			if fs == "private" {
-				s.Shares = append(s.Shares, Share{Host: h.path("share"), Inside: "/work"})
+				s.Shares = append(s.Shares, Share{Host: h.path("share"), Inside: "/seen"})
 			}
 			s.ReadOnly = []string{h.path("tools")}
 		}
