@@ -35,6 +35,9 @@ func (f *visit) datagrams(ctx context.Context) {
 	defer client.Close()
 	stop := context.AfterFunc(ctx, func() { client.Close() })
 	defer stop()
+	f.mayHaveSent = true // a program that ends after its only datagram has sent it all the same
+	f.sending.Add(1)
+	defer f.sent()
 
 	var quic sniff.QUIC
 	first, hint := f.holdDatagrams(client, &quic)
@@ -101,6 +104,7 @@ const unfinished = "a hello that does not end"
 func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, first [][]byte) {
 	upstream := u.to
 	if f.isDNS() && f.DNS != nil {
+		f.sent() // whoever has ended needs no answer
 		up, down, err := f.DNS(ctx, f.Network, f.dst, client, upstream)
 		f.recordClose(up, down, closeOf(ctx, err), err)
 		return
@@ -117,6 +121,7 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 		client.Close()
 	}()
 	err := u.writeAll(first)
+	f.sent()
 	if err == nil {
 		_, err = copyDatagrams(u, client)
 	}

@@ -18,7 +18,8 @@ type Arrival struct {
 	// Inbound says that the flow was opened from outside towards a published port of the sandbox.
 	Inbound bool
 
-	// Accept finishes the handshake and returns the sandbox's end of the flow, which the caller closes. For "udp" and
+	// Accept finishes the handshake, which a door that can holds open until then, and returns the sandbox's end of the
+	// flow, which the caller closes. For "udp" and
 	// "icmp" one Read or Write is one datagram; for "icmp" a datagram is one echo message (RFC 792, RFC 4443) from its
 	// type octet on, and identifiers are the door's business.
 	// It is called at most once.
@@ -28,10 +29,6 @@ type Arrival struct {
 	// after Accept it tears the flow down at once (RST for "tcp", ICMP unreachable for "udp" and "icmp").
 	// It may be called more than once and from any goroutine; only the first call acts.
 	Reject func(Reason) error
-
-	// DialFirst says that the door holds the handshake until Accept is called, so that an upstream that refuses can be
-	// shown to the program as one that refuses.
-	DialFirst bool
 }
 
 // Reason tells a door how a flow is to be refused, in terms of what the program inside should see.

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 )
@@ -80,9 +78,6 @@ type Gate struct {
 	// Hold, DialTimeout, MaxFlows and MaxDials replace the defaults when positive.
 	Hold, DialTimeout  time.Duration
 	MaxFlows, MaxDials int
-
-	// Log is for people; nil is silent.
-	Log logrus.FieldLogger
 
 	flows, dials, sending atomic.Int64
 	holding               atomic.Int64 // octets of first bytes, see maxHeldBytes

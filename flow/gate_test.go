@@ -108,7 +108,7 @@ func (w *world) connect(ctx context.Context, dst netip.AddrPort) *program {
 	go func() {
 		defer close(p.done)
 		w.gate.Handle(ctx, flow.Arrival{
-			Network: "tcp", Src: source, Dst: dst, DialFirst: true,
+			Network: "tcp", Src: source, Dst: dst,
 			Accept: func() (net.Conn, error) { close(p.accepted); return gates, nil },
 			Reject: func(r flow.Reason) error { p.rejected <- r; gates.Abort(); return nil },
 		})

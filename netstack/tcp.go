@@ -150,12 +150,11 @@ func (d *tcpDoor) serve(req *tcp.ForwarderRequest) {
 
 	r := &tcpRequest{door: d, id: id, req: req, attempt: at}
 	d.handler.Handle(at.ctx, flow.Arrival{
-		Network:   "tcp",
-		Src:       addrPort(id.RemoteAddress, id.RemotePort),
-		Dst:       addrPort(id.LocalAddress, id.LocalPort),
-		Accept:    r.accept,
-		Reject:    r.reject,
-		DialFirst: true,
+		Network: "tcp",
+		Src:     addrPort(id.RemoteAddress, id.RemotePort),
+		Dst:     addrPort(id.LocalAddress, id.LocalPort),
+		Accept:  r.accept,
+		Reject:  r.reject,
 	})
 	r.abandon()
 }

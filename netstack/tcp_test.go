@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 func TestTCPRejectBeforeAccept(t *testing.T) {
 	p := newPeer(t, Config{}, handlerOf(func(_ context.Context, a flow.Arrival) {
-		if !a.DialFirst || a.Network != "tcp" {
+		if a.Network != "tcp" {
 			t.Errorf("arrival %+v", a)
 		}
 		a.Reject(flow.Reason(a.Dst.Port() - 80))

@@ -267,7 +267,7 @@ func (d *dataPath) openGate() error {
 		Policy:    d.policy,
 		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
 		Routes:    map[string]flow.Dialer{"direct": newDirect(d.cfg.Policy.HostPorts, told)},
-		HostAlias: hostAlias(), DNS: d.watchDNS, Events: d.events, Log: d.log,
+		HostAlias: hostAlias(), DNS: d.watchDNS, Events: d.events,
 		Process: func(network string, src, dst netip.AddrPort) *event.Process {
 			p, ok := finder.Find(network, src, dst)
 			if !ok {
