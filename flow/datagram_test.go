@@ -39,6 +39,7 @@ func TestDrainWaitsForFirstDatagram(t *testing.T) {
 				Accept: func() (net.Conn, error) { return gates, nil }, Reject: func(flow.Reason) error { return nil }})
 		}()
 		inside.Write([]byte("counter:1|c"))
+		synctest.Wait()
 		drained := make(chan struct{})
 		go func() { w.gate.Drain(ctx); close(drained) }()
 		synctest.Wait()
