@@ -50,6 +50,7 @@
 // # Terminals
 //
 // When CMD gets the caller's controlling terminal it stays in the caller's session and process group: the kernel sends
-// ^C and ^Z to both, pipelines work, and a shell inside has job control. Otherwise CMD gets a session of its own and
+// ^C and ^Z to both, pipelines work, and bash has job control inside (dash has not: its process group has no
+// number in the pid namespace). Otherwise CMD gets a session of its own and
 // cannot open the caller's terminal.
 package sandbox

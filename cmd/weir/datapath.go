@@ -294,9 +294,9 @@ func (d *dataPath) serve(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen for dns: %w", err)
 		}
-		go d.dns.Serve(ctx, pc, ln)
+		go d.mustServe(ctx, "dns", func() error { return d.dns.Serve(ctx, pc, ln) })
 	}
-	go d.stack.Serve(ctx, d.gate)
+	go d.mustServe(ctx, "netstack", func() error { return d.stack.Serve(ctx, d.gate) })
 	go d.trim(ctx)
 	for name, files := range d.files {
 		kind, number, _ := strings.Cut(name, ":")
@@ -315,6 +315,15 @@ func (d *dataPath) serve(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// mustServe runs a part that ends with ctx and not before. If it does, so does the process, and with it the sandbox: a
+// program that is cut off in silence would be a riddle, and one that runs on without its resolver a risk.
+func (d *dataPath) mustServe(ctx context.Context, what string, serve func() error) {
+	if err := serve(); ctx.Err() == nil {
+		d.ui.warnf("%s ended: %v", what, err)
+		os.Exit(1)
+	}
 }
 
 // trimFlows is how many flows have to be open more than the last time for trim to do something.
