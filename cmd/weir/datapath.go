@@ -322,6 +322,8 @@ func (d *dataPath) serve(ctx context.Context) error {
 func (d *dataPath) mustServe(ctx context.Context, what string, serve func() error) {
 	if err := serve(); ctx.Err() == nil {
 		d.ui.warnf("%s ended: %v", what, err)
+		d.cancel() // nothing more is carried
+		d.book.Close()
 		os.Exit(1)
 	}
 }
