@@ -5,7 +5,7 @@ BIN := bin/weir
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install test race fuzz lint bench demo clean
+.PHONY: help build install test gauntlet race fuzz lint bench demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ install: build ## install weir to /usr/local/bin (DESTDIR, PREFIX)
 
 test: ## run all tests
 	$(GO) test ./...
+
+gauntlet: build ## attack weir and print what it holds (TOOL=weir,pasta,bwrap compares, ONLY=REGEXP picks rows)
+	$(GO) run ./hack/gauntlet -weir $(BIN) -tool $(or $(TOOL),weir) -only '$(ONLY)'
 
 race: ## run all tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...

@@ -1,0 +1,144 @@
+//go:build linux
+
+package gauntlet
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/weir-dev/weir/internal/playground"
+)
+
+// binDir holds the weir under test.
+const binDirVariable = "WEIR_GAUNTLET_BIN"
+
+var runner *Runner
+
+func TestMain(m *testing.M) {
+	switch {
+	case IsAttack():
+		AttackMain()
+	case !playground.Inside():
+		os.Exit(outside())
+	}
+	log.SetOutput(io.Discard) // servers complain of clients that weir turned away
+	var err error
+	if runner, err = NewRunner(os.Getenv(binDirVariable), Weir(filepath.Join(os.Getenv(binDirVariable), "weir"))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	runner.Close()
+	os.Exit(code)
+}
+
+// outside builds weir and enters the playground.
+func outside() int {
+	dir, err := os.MkdirTemp("", "weir-gauntlet-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	os.Chmod(dir, 0o755)
+	if err := Build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	os.Setenv(binDirVariable, dir)
+	status, err := playground.Enter()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
+}
+
+// TestGauntlet: every row holds.
+func TestGauntlet(t *testing.T) {
+	for _, g := range Groups() {
+		t.Run(g.Name, func(t *testing.T) {
+			for _, row := range g.rows() {
+				t.Run(strings.TrimPrefix(row.ID, g.Name+"/"), func(t *testing.T) {
+					if !row.Alone {
+						t.Parallel()
+					}
+					switch res := runner.Run(row); res.Outcome {
+					case Held:
+					case Lacks:
+						t.Skip(res.Why)
+					default:
+						t.Errorf("%s: %s\nattack: %s\na correct sandbox: %s", res.Outcome, res.Why, row.Vector, row.Right)
+					}
+				})
+			}
+		})
+	}
+}
+
+// TestBreaks: without a stone of the wall the rows that test it are red.
+func TestBreaks(t *testing.T) {
+	root := moduleRoot(t)
+	for i, b := range Breaks() {
+		t.Run(b.Group, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "weir")
+			if err := b.Build(root, path); err != nil {
+				t.Fatal(err)
+			}
+			broken := *runner
+			broken.Tool = Weir(path)
+			for _, id := range b.Rows {
+				row, ok := find(id)
+				if !ok {
+					t.Fatalf("break %d names row %s, which is not there", i, id)
+				}
+				if res := broken.Run(row); res.Outcome != Hole && res.Outcome != Lacks {
+					t.Errorf("%s is %s without %q of %s: it proves nothing: %s", id, res.Outcome, b.Old, b.File, res.Why)
+				}
+			}
+		})
+	}
+}
+
+// TestTable: IDs are unique, groups exist, everything that has to be said is said, each group has a break.
+func TestTable(t *testing.T) {
+	seen := map[string]bool{}
+	var names []string
+	for _, g := range Groups() {
+		names = append(names, g.Name)
+		if len(g.rows()) > 1 && !slices.ContainsFunc(Breaks(), func(b Break) bool { return b.Group == g.Name }) {
+			t.Errorf("group %s has no break", g.Name)
+		}
+	}
+	for _, r := range Rows() {
+		switch {
+		case seen[r.ID]:
+			t.Errorf("%s is there twice", r.ID)
+		case !slices.Contains(names, r.Group()):
+			t.Errorf("%s belongs to no group", r.ID)
+		case r.Vector == "" || r.Right == "" || r.Attack == nil:
+			t.Errorf("%s does not say what it does", r.ID)
+		}
+		seen[r.ID] = true
+	}
+	if len(seen) < wantedRows {
+		t.Errorf("%d rows; the table promises %d", len(seen), wantedRows)
+	}
+}
+
+const wantedRows = 0
+
+func moduleRoot(t *testing.T) string {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}

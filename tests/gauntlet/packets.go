@@ -1,0 +1,7 @@
+//go:build linux
+
+package gauntlet
+
+func packetRows() []Row {
+	return []Row{}
+}

@@ -1,0 +1,107 @@
+//go:build linux
+
+package gauntlet
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Stage is what lies around one run of one attack.
+type Stage struct {
+	World *World
+	// Token is a word that nobody else says: where it is heard, this attack has been. It is a valid DNS label.
+	Token string
+	// Dir is a directory of the host, for this run, that nothing shows to the inside.
+	Dir string
+	// Args are what the attacker is told.
+	Args map[string]string
+	// Env is added to the environment of the sandbox's own process (weir, bwrap ...), not to the attacker's.
+	Env []string
+	// Files are inherited by that process from descriptor 3 on.
+	Files []*os.File
+	// Stdin is its standard input; nil is /dev/null.
+	Stdin *os.File
+	// Flags are further flags of weir run; other tools do not get them.
+	Flags []string
+
+	// Inside says whether the attack ran in a sandbox; false for the control.
+	Inside bool
+	// Status, Stdout and Stderr are what the run left behind. Events is weir's log, "" for other tools.
+	Status         int
+	Stdout, Stderr string
+	Events         string
+
+	deferred []func()
+}
+
+func newStage(w *World, dir string) (*Stage, error) {
+	b := make([]byte, 8)
+	rand.Read(b)
+	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}}
+	var err error
+	if s.Dir, err = os.MkdirTemp(dir, "stage-"); err != nil {
+		return nil, fmt.Errorf("set stage: %w", err)
+	}
+	s.Defer(func() { os.RemoveAll(s.Dir) })
+	return s, nil
+}
+
+// Defer has f called when the run is over, the last one first.
+func (s *Stage) Defer(f func()) { s.deferred = append(s.deferred, f) }
+
+func (s *Stage) close() {
+	for i := len(s.deferred) - 1; i >= 0; i-- {
+		s.deferred[i]()
+	}
+}
+
+// Heard is the usual Harm: some server of the world, or of the host, was told the token.
+func Heard(s *Stage) bool { return s.World.Heard(s.Token) }
+
+// secret writes a file that nobody inside may read or change, and returns its path.
+func (s *Stage) secret(name string) (string, error) {
+	path := filepath.Join(s.Dir, name)
+	return path, os.WriteFile(path, []byte(s.Token+"\n"), 0o666)
+}
+
+// HasEvent reports whether weir's log has an event "KIND FIELD=VALUE ...". Fields are those of details, or app; a VALUE of
+// * is any but empty.
+func (s *Stage) HasEvent(pattern string) bool {
+	words := strings.Fields(pattern)
+	for line := range strings.Lines(s.Events) {
+		if lineMatches(line, words) {
+			return true
+		}
+	}
+	return false
+}
+
+func lineMatches(line string, words []string) bool {
+	var e struct {
+		Event, App string
+		Details    map[string]any
+	}
+	if json.Unmarshal([]byte(line), &e) != nil || e.Event != words[0] {
+		return false
+	}
+	for _, w := range words[1:] {
+		name, want, _ := strings.Cut(w, "=")
+		got := ""
+		if v := e.Details[name]; v != nil {
+			got = fmt.Sprint(v)
+		}
+		if name == "app" {
+			got = e.App
+		}
+		if got != want && (want != "*" || got == "") {
+			return false
+		}
+	}
+	return true
+}
