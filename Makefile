@@ -5,7 +5,7 @@ BIN := bin/weir
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install test gauntlet race fuzz lint bench demo clean
+.PHONY: help build install test gauntlet race fuzz lint vuln bench demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ fuzz: ## fuzz each parser for FUZZTIME (20000x, 30s, ...)
 
 lint: ## vet, gofmt, staticcheck
 	@GO=$(GO) sh hack/lint
+
+vuln: ## govulncheck: known vulnerabilities in what is linked and called
+	@GO=$(GO) sh hack/vuln
 
 bench: build ## measure against pasta, slirp4netns and the plain host
 	$(GO) run ./hack/bench -weir $(BIN)

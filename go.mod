@@ -2,6 +2,8 @@ module github.com/weir-dev/weir
 
 go 1.26.8
 
+toolchain go1.26.11
+
 require (
 	github.com/containers/gvisor-tap-vsock v0.8.9
 	github.com/elastic/go-seccomp-bpf v1.6.0
