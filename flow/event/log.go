@@ -38,8 +38,9 @@ type Limits struct {
 
 // Log is the [Sink] that writes lines. Make one with [OpenFile] or [OpenFD].
 type Log struct {
-	queue queue
-	out   output
+	limiter *limiter
+	queue   queue
+	out     output
 
 	// waiters asks the writer for a round although nothing is new; it closes the channel it got when the round is over.
 	waiters chan chan struct{}
@@ -103,6 +104,7 @@ func (l Limits) withDefaults() Limits {
 
 func start(out output, limits Limits) *Log {
 	l := &Log{
+		limiter: newLimiter(),
 		queue:   queue{ring: make([]*Event, limits.Events), maxBytes: limits.Bytes, wake: make(chan struct{}, 1)},
 		out:     out,
 		waiters: make(chan chan struct{}),
@@ -113,14 +115,33 @@ func start(out output, limits Limits) *Log {
 	return l
 }
 
-// Emit queues the event. It never blocks: when the ring is full, or the log closed, the event is dropped and counted.
-func (l *Log) Emit(e *Event) { l.queue.put(e) }
+// Emit queues the event. It never blocks: when the ring is full, or the log closed, the event is dropped and counted. One
+// that comes too soon after many of its kind (see [DeniedRate]) is suppressed: an event of kind "dropped" and What
+// "events-suppressed" says how many, once a second while there are any and before the sandbox's exit. What was written and
+// what such events say adds up to what was emitted.
+func (l *Log) Emit(e *Event) {
+	if !l.limiter.allow(e) {
+		l.queue.suppress(e)
+		return
+	}
+	l.queue.put(e)
+}
 
 // Dropped returns how many events were dropped since the log was opened, by kind; kinds without a drop are absent.
 func (l *Log) Dropped() map[Kind]uint64 {
 	total, _ := l.queue.dropped()
+	return total.byKind()
+}
+
+// Suppressed returns how many events were not written because there were too many of their kind, since the log was opened.
+func (l *Log) Suppressed() map[Kind]uint64 {
+	total := l.queue.suppressedSince()
+	return total.byKind()
+}
+
+func (c *counts) byKind() map[Kind]uint64 {
 	m := make(map[Kind]uint64)
-	for i, n := range total {
+	for i, n := range c {
 		if n > 0 {
 			m[kinds[i]] = n
 		}
@@ -171,6 +192,9 @@ func (l *Log) unreported(operation string) error {
 	if _, pending := l.queue.dropped(); pending.sum() > 0 {
 		return fmt.Errorf("%s: %d events were dropped", operation, pending.sum())
 	}
+	if e := l.queue.unsaid(); e != nil {
+		return fmt.Errorf("%s: nothing says how many events were suppressed", operation)
+	}
 	return nil
 }
 
@@ -189,6 +213,9 @@ func (l *Log) write() {
 		case round = <-l.waiters:
 		case <-retry.C:
 		}
+		if l.queue.summarizeEvery(summaryEvery) {
+			retry.Reset(retryEvery)
+		}
 		more, closed := true, false
 		for more {
 			more, closed = l.writeBatch()
@@ -201,8 +228,22 @@ func (l *Log) write() {
 			close(round)
 		}
 		if closed {
+			l.lastSummary()
 			return
 		}
+	}
+}
+
+// lastSummary says what was suppressed and did not get into the queue any more.
+func (l *Log) lastSummary() {
+	e := l.queue.unsaid()
+	if e == nil {
+		return
+	}
+	e.Time = time.Now()
+	l.buf = append(e.AppendJSON(l.buf[:0]), '\n')
+	if written, _ := l.out.write(l.buf, []int{len(l.buf)}); written > 0 {
+		l.queue.said()
 	}
 }
 

@@ -41,7 +41,7 @@ func writeMany(path, name string) {
 		panic(err)
 	}
 	for i := range writerEvents {
-		l.Emit(&Event{Time: noon, App: name, Flow: fmt.Sprint(i), Details: &Alert{What: "test"}})
+		l.Emit(&Event{Time: noon, App: name, Flow: fmt.Sprint(i), Kind: "test"})
 		if i%100 == 99 {
 			if err := l.Flush(context.Background()); err != nil {
 				panic(err)
