@@ -88,10 +88,16 @@ func (s *Server) resolve(ctx context.Context, q *dns.Msg) outcome {
 	v := s.judge(name, question.Qtype)
 	if !v.Allow {
 		s.counters.blocked.Add(1)
+		if v = s.chargeDenied(v); v.Reason == "limit" {
+			return outcome{msg: refusedAnswer(q), verdict: v}
+		}
 		return outcome{msg: blocked(q), verdict: v}
 	}
 	if question.Qtype == dns.TypeAAAA && !s.IPv6 {
 		return outcome{msg: reply(q, dns.RcodeSuccess), verdict: v}
+	}
+	if v = s.charge(name, q, v, 0); !v.Allow {
+		return outcome{msg: refusedAnswer(q), verdict: v}
 	}
 	ctx, cancel := context.WithTimeout(ctx, MaxAnswer)
 	defer cancel()

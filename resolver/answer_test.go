@@ -248,7 +248,7 @@ func TestUpstreamSeesOnlyTheQuestion(t *testing.T) {
 	q.Extra = append(q.Extra, record(`hidden.test. 0 TXT "secret"`))
 	r := send(t, s, q)
 	got := up.got[0]
-	if got.Question[0].Name != "ApI.tEsT." || !got.CheckingDisabled || !got.AuthenticatedData || !got.RecursionDesired || !got.IsEdns0().Do() {
+	if got.Question[0].Name != "api.test." || !got.CheckingDisabled || !got.AuthenticatedData || !got.RecursionDesired || !got.IsEdns0().Do() {
 		t.Errorf("question %v", got)
 	}
 	if len(got.Answer)+len(got.Ns) != 0 || len(got.Extra) != 1 || len(got.IsEdns0().Option) != 0 || got.Id == q.Id {

@@ -6,6 +6,7 @@
 //	parse      one question, class IN, opcode QUERY; all else is refused in the words of the protocol
 //	special    localhost, host.weir.internal, .onion and the canaries of other resolvers are answered here
 //	judge      [Server.Decide] judges the name that was asked; a blocked one is NXDOMAIN and never leaves the host
+//	charge     the budget of the registrable domain: above it the question is REFUSED
 //	ask        an [Upstream] gets a question made anew: nothing of the sandbox's message but name, type and flag bits
 //	chain      the CNAMEs of the answer are walked from the name that was asked; a denied member blocks the answer
 //	filter     addresses that a public name must not have (rebinding) and ECH keys are taken out

@@ -180,3 +180,14 @@ func addrs(texts ...string) []netip.Addr {
 	}
 	return out
 }
+
+// anyName is an upstream that has an address for every name.
+type anyName struct{}
+
+func (anyName) Exchange(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+	r := new(dns.Msg).SetReply(q)
+	if q.Question[0].Qtype == dns.TypeA {
+		r.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: netip.MustParseAddr("192.0.2.1").AsSlice()}}
+	}
+	return r, nil
+}

@@ -101,13 +101,14 @@ func blocked(q *dns.Msg) *dns.Msg {
 
 // ask makes the question that goes upstream. Nothing of the client's message goes along but the question, the bits that
 // change the answer (RD, CD, AD, DO) and whether it speaks EDNS: options are between neighbours (RFC 6891 section 6.2.6),
-// and a place to hide bytes in.
+// and a place to hide bytes in. So is the case of the letters: the name goes in lower case.
 func ask(q *dns.Msg) *dns.Msg {
 	up := new(dns.Msg)
 	up.MsgHdr = dns.MsgHdr{
 		Id: dns.Id(), RecursionDesired: true, CheckingDisabled: q.CheckingDisabled, AuthenticatedData: q.AuthenticatedData,
 	}
-	up.Question = q.Question
+	up.Question = []dns.Question{q.Question[0]}
+	up.Question[0].Name = dns.CanonicalName(q.Question[0].Name)
 	if opt := q.IsEdns0(); opt != nil {
 		up.SetEdns0(ourUDP, opt.Do())
 	}

@@ -69,6 +69,9 @@ type Server struct {
 	Answer func(name string, addr netip.Addr) (keep bool, reason string)
 	// Record is called once for each question, from many goroutines; it must not block. Nil records nothing.
 	Record func(Query)
+	// Alert is called when the questions about domain go over a budget (see [BudgetRate]), once in [BudgetWindow]; it must not
+	// block. Nil tells nobody.
+	Alert func(domain string)
 
 	StripECH bool                    // take ech out of HTTPS and SVCB answers
 	IPv6     bool                    // false: AAAA is NODATA
@@ -83,6 +86,7 @@ type Server struct {
 	slots    chan struct{}
 	confirms confirms
 	counters counters
+	budget   budget
 }
 
 // counters are what happened, for [Server.Counters].
@@ -91,6 +95,7 @@ type counters struct {
 	malformed, refused, chainTooLong, tcpLimited        atomic.Uint64
 	confirmed, unconfirmed, confirmLimited              atomic.Uint64
 	watched, watchBlocked, watchMalformed, watchDropped atomic.Uint64
+	overBudget, bulky                                   atomic.Uint64
 }
 
 // Counters returns how often what happened since the server was made, by name.
@@ -103,6 +108,7 @@ func (s *Server) Counters() map[string]uint64 {
 		"confirmed": c.confirmed.Load(), "unconfirmed": c.unconfirmed.Load(), "confirm-limited": c.confirmLimited.Load(),
 		"watched": c.watched.Load(), "watch-blocked": c.watchBlocked.Load(),
 		"watch-malformed": c.watchMalformed.Load(), "watch-dropped": c.watchDropped.Load(),
+		"over-budget": c.overBudget.Load(), "bulky-types": c.bulky.Load(),
 	}
 }
 

@@ -146,11 +146,19 @@ func (w *watch) judge(raw []byte) (answer []byte, err error) {
 	}
 	start := time.Now()
 	if v.Allow {
+		v = w.s.charge(name, q, v, extraOf(q, raw))
+	} else {
+		v = w.s.chargeDenied(v)
+	}
+	if v.Allow {
 		w.expect(pending{q.Id, q.Question[0], v, start})
 		return nil, nil
 	}
 	w.s.counters.watchBlocked.Add(1)
 	r := blocked(q)
+	if v.Reason == "limit" {
+		r = refusedAnswer(q)
+	}
 	w.s.note(q.Question[0], w.server, outcome{msg: r, verdict: v}, start, false)
 	limit := dns.MaxMsgSize
 	if w.packets {
