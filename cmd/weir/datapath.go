@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,6 +90,7 @@ type dataPath struct {
 	stack  *netstack.Stack
 	gate   *flow.Gate
 	inside *insideDialer
+	drops  *drops
 	start  time.Time
 	cancel context.CancelFunc
 }
@@ -251,6 +251,7 @@ func (d *dataPath) openResolver() error {
 	d.dns = &resolver.Server{
 		Upstream: upstream, Memory: d.memory, Route: d.policy.Route(), Enforce: d.policy.Mode() == policy.ModeEnforce,
 		Decide: d.decideName, DecideChain: d.decideChain, Answer: d.policy.AnswerAllowed, Record: d.recordQuery,
+		Alert: func(domain string) { d.emit(&event.Alert{What: "budget", Subject: domain}) },
 		StripECH: d.policy.StripECH(), IPv6: d.cfg.IPv6, Local: map[string][]netip.Addr{hostName: gateways}, Log: d.log,
 	}
 	return nil
@@ -298,6 +299,8 @@ func (d *dataPath) serve(ctx context.Context) error {
 	}
 	go d.mustServe(ctx, "netstack", func() error { return d.stack.Serve(ctx, d.gate) })
 	go d.trim(ctx)
+	d.drops = newDrops(d.counters, d.emit)
+	go d.drops.watch(ctx)
 	for name, files := range d.files {
 		kind, number, _ := strings.Cut(name, ":")
 		port, _ := strconv.Atoi(number)
@@ -366,7 +369,7 @@ func (d *dataPath) finish(m order) *dataPathReport {
 	for end := time.Now().Add(time.Second); d.gate.Flows() > 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	d.reportDrops()
+	d.drops.report(0)
 	d.emit(&event.SandboxExit{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode(),
 		Status: m.Status, Duration: time.Since(d.start)})
 	d.book.Close()
@@ -378,19 +381,4 @@ func (d *dataPath) finish(m order) *dataPathReport {
 		rep.Learned = d.learn.policy(d.cfg)
 	}
 	return rep
-}
-
-// reportDrops writes what the stack did not carry.
-func (d *dataPath) reportDrops() {
-	counters := d.stack.Counters()
-	var what []string
-	for name, n := range counters {
-		if n > 0 && strings.HasPrefix(name, "drop") {
-			what = append(what, name)
-		}
-	}
-	slices.Sort(what)
-	for _, name := range what {
-		d.emit(&event.Dropped{What: name, Count: counters[name]})
-	}
 }
