@@ -46,6 +46,7 @@ type endpoint struct {
 	fd       int
 	vnet     bool
 	filter   filter
+	parts    *fragments
 	counters *counters
 	guest    tcpip.LinkAddress
 	gateway  tcpip.LinkAddress
@@ -85,6 +86,7 @@ func newEndpoint(cfg Config, c *counters) (*endpoint, error) {
 		raw:      raw,
 		vnet:     l.VnetHdr != 0,
 		filter:   newFilter(cfg),
+		parts:    newFragments(),
 		counters: c,
 		guest:    tcpip.LinkAddress(cfg.GuestMAC),
 		gateway:  tcpip.LinkAddress(cfg.GatewayMAC),

@@ -141,6 +141,10 @@ func (e *endpoint) receive(ring *rxRing) {
 			e.receiveUSO(ring.take(size), vnet)
 			return
 		}
+		if why := e.parts.check(first); why != "" {
+			e.counters.add(why, 1)
+			return
+		}
 		e.deliver(ring.take(size))
 	}
 }
