@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,9 +33,12 @@ const x32Bit = 0x40000000
 var callRows = []callRow{
 	{"socket UNIX", unix.SYS_SOCKET, [6]uintptr{unix.AF_UNIX, unix.SOCK_STREAM}, 0},
 	{"socket INET", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_STREAM}, 0},
+	{"socket INET, flags", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK, unix.IPPROTO_TCP}, 0},
 	{"socket INET6", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET6, unix.SOCK_DGRAM}, 0},
+	{"socket INET ping", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP}, 0},
 	{"socket NETLINK route", unix.SYS_SOCKET, [6]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}, 0},
 	{"socket NETLINK generic", unix.SYS_SOCKET, [6]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC}, unix.EPROTONOSUPPORT},
+	{"socket NETLINK netfilter", unix.SYS_SOCKET, [6]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, unix.EPROTONOSUPPORT},
 	{"socket NETLINK generic, high bits", unix.SYS_SOCKET, [6]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC | high}, unix.EPROTONOSUPPORT},
 	{"socket VSOCK", unix.SYS_SOCKET, [6]uintptr{unix.AF_VSOCK, unix.SOCK_STREAM}, unix.EAFNOSUPPORT},
 	{"socket VSOCK, high bits", unix.SYS_SOCKET, [6]uintptr{unix.AF_VSOCK | high, unix.SOCK_STREAM}, unix.EAFNOSUPPORT},
@@ -41,34 +46,140 @@ var callRows = []callRow{
 	{"socket PACKET", unix.SYS_SOCKET, [6]uintptr{unix.AF_PACKET, unix.SOCK_RAW}, unix.EAFNOSUPPORT},
 	{"socket XDP", unix.SYS_SOCKET, [6]uintptr{unix.AF_XDP, unix.SOCK_RAW}, unix.EAFNOSUPPORT},
 	{"socket BLUETOOTH", unix.SYS_SOCKET, [6]uintptr{unix.AF_BLUETOOTH, unix.SOCK_RAW}, unix.EAFNOSUPPORT},
-	{"io_uring_setup", unix.SYS_IO_URING_SETUP, [6]uintptr{8}, unix.ENOSYS},
-	{"clone3", unix.SYS_CLONE3, [6]uintptr{}, unix.ENOSYS},
+	{"socket TIPC", unix.SYS_SOCKET, [6]uintptr{unix.AF_TIPC, unix.SOCK_STREAM}, unix.EAFNOSUPPORT},
+	{"socketpair UNIX", unix.SYS_SOCKETPAIR, [6]uintptr{unix.AF_UNIX, unix.SOCK_STREAM, 0, 0}, unix.EFAULT}, // it gets as far as the missing array
+	{"socketpair TIPC", unix.SYS_SOCKETPAIR, [6]uintptr{unix.AF_TIPC, unix.SOCK_STREAM, 0, 0}, unix.EAFNOSUPPORT},
+	{"socketpair TIPC, high bits", unix.SYS_SOCKETPAIR, [6]uintptr{unix.AF_TIPC | high, unix.SOCK_STREAM, 0, 0}, unix.EAFNOSUPPORT},
+	{"socket SCTP", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, unix.EPROTONOSUPPORT},
+	{"socket MPTCP", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_MPTCP}, unix.EPROTONOSUPPORT},
+	{"socket UDP-Lite", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE}, unix.EPROTONOSUPPORT},
+	{"socket UDP-Lite, high bits", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE | high}, unix.EPROTONOSUPPORT},
+	{"socket DCCP", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_DCCP, unix.IPPROTO_DCCP}, unix.ESOCKTNOSUPPORT},
+	{"socket INET raw", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP}, unix.EPERM},
+	{"socket INET packet", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_PACKET, 0x300}, unix.ESOCKTNOSUPPORT},
 	{"unshare user", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWUSER}, unix.EPERM},
 	{"unshare user and files", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWUSER | unix.CLONE_FILES}, unix.EPERM},
+	{"unshare user, high bits", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWUSER | high}, unix.EPERM},
+	{"unshare mounts", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWNS}, unix.EPERM},
+	{"unshare network", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWNET}, unix.EPERM},
+	{"unshare pids", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWPID}, unix.EPERM},
+	{"unshare ipc", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWIPC}, unix.EPERM},
+	{"unshare host name", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWUTS}, unix.EPERM},
+	{"unshare cgroup", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWCGROUP}, unix.EPERM},
+	{"unshare time", unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWTIME}, unix.EPERM},
 	{"clone user", unix.SYS_CLONE, [6]uintptr{unix.CLONE_NEWUSER | uintptr(unix.SIGCHLD)}, unix.EPERM},
-	{"setns", unix.SYS_SETNS, [6]uintptr{0, 0}, unix.EPERM},
-	{"keyctl", unix.SYS_KEYCTL, [6]uintptr{}, unix.EPERM},
-	{"bpf", unix.SYS_BPF, [6]uintptr{}, unix.EPERM},
-	{"ptrace", unix.SYS_PTRACE, [6]uintptr{unix.PTRACE_TRACEME}, unix.EPERM},
-	{"mount", unix.SYS_MOUNT, [6]uintptr{}, unix.EPERM},
-	{"perf_event_open", unix.SYS_PERF_EVENT_OPEN, [6]uintptr{}, unix.EPERM},
-	{"userfaultfd", unix.SYS_USERFAULTFD, [6]uintptr{}, unix.EPERM},
+	{"clone mounts", unix.SYS_CLONE, [6]uintptr{unix.CLONE_NEWNS | uintptr(unix.SIGCHLD)}, unix.EPERM},
 	{"ioctl TIOCSTI", unix.SYS_IOCTL, [6]uintptr{0, unix.TIOCSTI}, unix.EPERM},
 	{"ioctl TIOCSTI, high bits", unix.SYS_IOCTL, [6]uintptr{0, unix.TIOCSTI | high}, unix.EPERM},
 	{"ioctl TIOCLINUX", unix.SYS_IOCTL, [6]uintptr{0, tiocLinux}, unix.EPERM},
+	{"ioctl TIOCSETD", unix.SYS_IOCTL, [6]uintptr{0, tiocSetD}, unix.EPERM},
+	{"personality question", unix.SYS_PERSONALITY, [6]uintptr{queryPersonality}, 0},
+	{"personality without randomization", unix.SYS_PERSONALITY, [6]uintptr{0x0040000}, unix.EPERM},
+	{"personality without randomization, high bits", unix.SYS_PERSONALITY, [6]uintptr{0x0040000 | high}, unix.EPERM},
+	{"personality with executable data", unix.SYS_PERSONALITY, [6]uintptr{0x0400000}, unix.EPERM},
+	{"a call that is newer than this program", lastCall + 1, [6]uintptr{}, unix.ENOSYS},
+	{"a call that there may be one day", 511, [6]uintptr{}, unix.ENOSYS},
 	{"getpid as x32", unix.SYS_GETPID | x32Bit, [6]uintptr{}, unix.ENOSYS},
 	{"socket as x32", unix.SYS_SOCKET | x32Bit, [6]uintptr{unix.AF_VSOCK, unix.SOCK_STREAM}, unix.ENOSYS},
+	// Refused by the lack of a capability, whatever the filter says.
+	{"memory map of prctl", unix.SYS_PRCTL, [6]uintptr{unix.PR_SET_MM, unix.PR_SET_MM_BRK, 1 << 20}, unix.EPERM},
+	{"a capability to keep", unix.SYS_PRCTL, [6]uintptr{unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_NET_RAW}, unix.EPERM},
+	{"unlocked securebits", unix.SYS_PRCTL, [6]uintptr{unix.PR_SET_SECUREBITS, 0}, unix.EPERM},
+	{"groups", unix.SYS_SETGROUPS, [6]uintptr{}, unix.EPERM},
 }
 
-// tryCalls is what the program inside does.
+// tryCalls is what the program inside does: every refused call by name, then the rows above.
 func tryCalls() {
-	for _, c := range callRows {
+	info, err := arch.GetInfo("")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	tried := 0
+	try := func(c callRow) {
+		tried++
 		_, _, errno := unix.RawSyscall6(c.nr, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
 		if errno != c.want {
 			fmt.Printf("%s: %v, want %v\n", c.name, errno, c.want)
 		}
 	}
-	fmt.Println("tried", len(callRows))
+	for errno, names := range map[unix.Errno][]string{unix.EPERM: refusedCalls, unix.ENOSYS: missingCalls} {
+		for _, name := range names {
+			nr, ok := info.SyscallNames[name]
+			if !ok {
+				fmt.Println("the filter has no", name)
+			}
+			try(callRow{name: name, nr: uintptr(nr), want: errno})
+		}
+	}
+	for _, c := range callRows {
+		try(c)
+	}
+	fmt.Println("tried", tried)
+}
+
+// allowedCalls are all others, and why CMD may use them.
+var allowedCalls = []struct{ why, names string }{
+	{"its own files, descriptors and directories, as far as mounts and modes let it", `read write open close stat fstat lstat poll lseek pread64
+		pwrite64 readv writev access pipe select sendfile dup dup2 dup3 pipe2 fcntl flock fsync fdatasync truncate ftruncate getdents getdents64 getcwd
+		chdir fchdir rename mkdir rmdir creat link unlink symlink readlink chmod fchmod chown fchown lchown umask utime mknod statfs
+		fstatfs sync readahead setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr lremovexattr
+		fremovexattr fadvise64 utimes openat mkdirat mknodat fchownat futimesat newfstatat unlinkat renameat linkat symlinkat readlinkat fchmodat
+		faccessat pselect6 ppoll splice tee sync_file_range vmsplice utimensat fallocate preadv pwritev syncfs renameat2 copy_file_range preadv2 pwritev2
+		statx close_range openat2 faccessat2 fchmodat2 setxattrat getxattrat listxattrat removexattrat memfd_create`},
+	{"events about these", `epoll_create epoll_ctl epoll_wait epoll_pwait epoll_create1 epoll_pwait2 signalfd signalfd4 eventfd eventfd2 timerfd_create
+		timerfd_settime timerfd_gettime inotify_init inotify_init1 inotify_add_watch inotify_rm_watch`},
+	{"sockets, of the families that judgeSocket allows", `socket socketpair connect accept accept4 sendto recvfrom sendmsg recvmsg shutdown bind listen
+		getsockname getpeername setsockopt getsockopt recvmmsg sendmmsg`},
+	{"its own memory", `mmap mprotect munmap brk mremap msync mincore madvise mlock munlock mlockall munlockall mlock2 remap_file_pages pkey_mprotect
+		pkey_alloc pkey_free cachestat map_shadow_stack mseal membarrier`},
+	{"processes and threads of its own pid namespace", `clone fork vfork execve execveat exit exit_group wait4 waitid kill tkill tgkill pause getpid getppid
+		gettid getpgrp setpgid getpgid setsid getsid set_tid_address set_robust_list get_robust_list futex futex_waitv futex_wake futex_wait
+		futex_requeue rseq pidfd_open pidfd_send_signal process_madvise process_mrelease rt_sigqueueinfo rt_tgsigqueueinfo unshare`},
+	{"its signals and timers", `rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack nanosleep getitimer
+		alarm setitimer timer_create timer_settime timer_gettime timer_getoverrun timer_delete clock_nanosleep restart_syscall`},
+	{"its ids and limits: there are no others in the user namespace, and limits only fall", `getuid getgid geteuid getegid setuid setgid setreuid setregid
+		getgroups setgroups setresuid getresuid setresgid getresgid setfsuid setfsgid capget capset getrlimit setrlimit prlimit64 getrusage
+		getpriority setpriority ioprio_set ioprio_get personality prctl arch_prctl set_thread_area get_thread_area`},
+	{"the processors, without real time", `sched_yield sched_setparam sched_getparam sched_setscheduler sched_getscheduler sched_get_priority_max
+		sched_get_priority_min sched_rr_get_interval sched_setaffinity sched_getaffinity sched_setattr sched_getattr getcpu`},
+	{"questions", `uname sysinfo times time gettimeofday clock_gettime clock_getres getrandom statmount listmount lsm_get_self_attr lsm_list_modules
+		name_to_handle_at`},
+	{"ipc, of its own namespace", `shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl mq_open mq_unlink mq_timedsend
+		mq_timedreceive mq_notify mq_getsetattr`},
+	{"asynchronous files, of a context that io_setup does not give", `io_destroy io_getevents io_submit io_cancel io_pgetevents`},
+	{"more walls: of several filters the strictest answer counts", `seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self`},
+	{"requests to devices and terminals, but for refusedRequests", `ioctl`},
+	{"groups of what fanotify_init does not give", `fanotify_mark`},
+	{"the kernel's own way back from a probe", `uretprobe`},
+	{"no kernel has them", `getpmsg putpmsg afs_syscall tuxcall security epoll_ctl_old epoll_wait_old vserver`},
+}
+
+// TestEveryCallIsJudged: a call that is in no list is one that nobody has thought about.
+func TestEveryCallIsJudged(t *testing.T) {
+	info, err := arch.GetInfo("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	judged := map[string]int{}
+	for _, n := range slices.Concat(refusedCalls, missingCalls) {
+		judged[n]++
+	}
+	for _, a := range allowedCalls {
+		for n := range strings.FieldsSeq(a.names) {
+			judged[n]++
+		}
+	}
+	for name, nr := range info.SyscallNames {
+		if judged[name] == 0 && nr <= lastCall {
+			t.Errorf("%s (%d) is neither refused nor allowed for a reason", name, nr)
+		}
+	}
+	for name, n := range judged {
+		if _, known := info.SyscallNames[name]; !known || n > 1 {
+			t.Errorf("%s: known to the library %v, judged %d times", name, known, n)
+		}
+	}
 }
 
 // program386 is an ELF file for i386 that calls exit(42), and dies of an illegal instruction when that fails.
