@@ -2,6 +2,8 @@
 
 package gauntlet
 
+import "context"
+
 // Row is one attack.
 type Row struct {
 	// ID is GROUP/NAME.
@@ -27,6 +29,8 @@ type Row struct {
 
 	// Prepare sets the stage, before each of the row's runs. nil: nothing to do.
 	Prepare func(*Stage) error
+	// During does something outside while the attack runs, and ends when ctx does: the attack is over then. nil: nothing.
+	During func(ctx context.Context, s *Stage)
 	// Attack runs inside. nil says that the attacker reached what it wanted, an error why it did not.
 	Attack func(*Attacker) error
 	// Harm says, from outside and after the attack, whether it reached its aim. nil: the attacker's word is taken.

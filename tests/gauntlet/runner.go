@@ -4,6 +4,7 @@ package gauntlet
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func (r *Runner) Run(row Row) Result {
 
 // control runs the attack where nothing is to hold it, and says why it nevertheless failed.
 func (r *Runner) control(row Row, where string, tool Tool, rules []string) string {
-	s, err := r.stage(row)
+	s, err := r.stage(row, tool.Name != "none")
 	if err != nil {
 		return err.Error()
 	}
@@ -145,12 +146,11 @@ func (r *Runner) control(row Row, where string, tool Tool, rules []string) strin
 
 // attack runs it in the sandbox.
 func (r *Runner) attack(row Row) (Outcome, string) {
-	s, err := r.stage(row)
+	s, err := r.stage(row, true)
 	if err != nil {
 		return Broken, err.Error()
 	}
 	defer s.close()
-	s.Inside = true
 	rules := row.Rules
 	if rules == nil {
 		rules = StandardRules
@@ -180,8 +180,8 @@ func (r *Runner) attack(row Row) (Outcome, string) {
 	return Held, ""
 }
 
-func (r *Runner) stage(row Row) (*Stage, error) {
-	s, err := newStage(r.World, r.dir)
+func (r *Runner) stage(row Row, inside bool) (*Stage, error) {
+	s, err := newStage(r.World, r.dir, inside)
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +234,9 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if s.Terminal != nil {
+		cmd.Stdin, cmd.SysProcAttr = s.Terminal, &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	}
 	cmd.WaitDelay = time.Second
 	start := playground.Start
 	if row.Privileged && tool.Name == "none" {
@@ -242,6 +245,8 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	if err := start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", tool.Name, err)
 	}
+	s.Pid = cmd.Process.Pid
+	defer s.during(row)()
 	late := time.AfterFunc(attackTimeout, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	err = cmd.Wait()
 	if !late.Stop() {
@@ -261,6 +266,23 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 		return fmt.Errorf("wait for %s: %w", tool.Name, err)
 	}
 	return nil
+}
+
+// during starts what the row does meanwhile; what it returns ends that.
+func (s *Stage) during(row Row) (end func()) {
+	if row.During == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		row.During(ctx, s)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // said is what the attacker and its sandbox had to say, in one line.

@@ -27,11 +27,15 @@ type Stage struct {
 	Files []*os.File
 	// Stdin is its standard input; nil is /dev/null.
 	Stdin *os.File
+	// Terminal becomes the controlling terminal of that process, and its standard input. nil: it has none.
+	Terminal *os.File
 	// Flags are further flags of weir run; other tools do not get them.
 	Flags []string
 
-	// Inside says whether the attack ran in a sandbox; false for the control.
+	// Inside says whether the attack runs in a sandbox; false for the control without any.
 	Inside bool
+	// Pid is the sandbox's own process while it runs.
+	Pid int
 	// Status, Stdout and Stderr are what the run left behind. Events is weir's log, "" for other tools.
 	Status         int
 	Stdout, Stderr string
@@ -40,10 +44,10 @@ type Stage struct {
 	deferred []func()
 }
 
-func newStage(w *World, dir string) (*Stage, error) {
+func newStage(w *World, dir string, inside bool) (*Stage, error) {
 	b := make([]byte, 8)
 	rand.Read(b)
-	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}}
+	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}, Inside: inside}
 	var err error
 	if s.Dir, err = os.MkdirTemp(dir, "stage-"); err != nil {
 		return nil, fmt.Errorf("set stage: %w", err)
