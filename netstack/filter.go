@@ -19,9 +19,13 @@ const (
 	dropSourceRoute   = "drop-source-route"     // IPv4 LSRR or SSRR (RFC 7126 section 4.3, 4.4)
 	dropRoutingHeader = "drop-routing-header"   // IPv6 routing header (RFC 5095)
 	dropSpoofed       = "drop-spoofed-source"   // source is not the sandbox's address
-	dropMulticast     = "drop-multicast"        // group and broadcast destinations never leave
+	dropMulticast     = "drop-multicast"        // group and broadcast destinations, and group membership, never leave
+	dropOwnAddress    = "drop-own-address"      // destination is the sandbox itself, which no kernel sends out
 	dropNoIPv6        = "drop-ipv6-off"         // IPv6 without an IPv6 address
-	dropLongChain     = "drop-ipv6-long-header" // extension headers beyond maxHeaders bytes (RFC 7112)
+	dropLongChain     = "drop-ipv6-long-header" // extension headers beyond maxHeaders or the payload (RFC 7112)
+	dropExtension     = "drop-ipv6-extension"   // extension headers nobody has a use for: none behind it, experiments
+	dropNested        = "drop-nested-fragment"  // a fragment header behind a fragment header
+	dropICMPError     = "drop-icmp-error"       // ICMP errors in fragments, or about a path narrower than there are
 )
 
 // maxHeaders is how far into a frame the filter looks: Ethernet, IPv6 and 202 bytes of extension headers.
@@ -84,121 +88,6 @@ func (f *filter) check(first []byte, size int) (verdict, string) {
 		return f.check6(first, size)
 	}
 	return discard, dropEtherType
-}
-
-// check4 judges an IPv4 packet of size bytes, of which b is the beginning.
-func (f *filter) check4(b []byte, size int) (verdict, string) {
-	if len(b) < header.IPv4MinimumSize {
-		return discard, dropRunt
-	}
-	ip := header.IPv4(b)
-	hlen, total := int(ip.HeaderLength()), int(ip.TotalLength())
-	if header.IPVersion(b) != header.IPv4Version || hlen < header.IPv4MinimumSize || hlen > len(b) || total < hlen || total > size {
-		return discard, dropMalformedIP
-	}
-	if why := checkOptions4(b[header.IPv4MinimumSize:hlen]); why != "" {
-		return discard, why
-	}
-	src, dst := ip.SourceAddress(), ip.DestinationAddress()
-	if isDHCPRequest(b[:min(len(b), total)], hlen, src, dst) {
-		return deliver, ""
-	}
-	switch {
-	case src != f.addr4:
-		return discard, dropSpoofed
-	case header.IsV4MulticastAddress(dst), dst == header.IPv4Broadcast:
-		return discard, dropMulticast
-	}
-	return deliver, ""
-}
-
-// checkOptions4 walks the options of an IPv4 header (RFC 791 section 3.1) and returns why the packet is dropped, or "".
-func checkOptions4(opts []byte) string {
-	const endOfList, noOperation, lsrr, ssrr = 0, 1, 131, 137
-	for len(opts) > 0 {
-		switch opts[0] {
-		case endOfList:
-			return ""
-		case noOperation:
-			opts = opts[1:]
-			continue
-		case lsrr, ssrr:
-			return dropSourceRoute
-		}
-		if len(opts) < 2 || opts[1] < 2 || int(opts[1]) > len(opts) {
-			return dropMalformedIP
-		}
-		opts = opts[opts[1]:]
-	}
-	return ""
-}
-
-// isDHCPRequest says whether b is a client's DHCP message, the one packet that has no source address and goes to
-// everybody (RFC 2131 section 4.1). It is for the gateway alone.
-func isDHCPRequest(b []byte, hlen int, src, dst tcpip.Address) bool {
-	const serverPort, clientPort = 67, 68
-	ip := header.IPv4(b)
-	if src != header.IPv4Any || dst != header.IPv4Broadcast || ip.Protocol() != uint8(header.UDPProtocolNumber) {
-		return false
-	}
-	if ip.More() || ip.FragmentOffset() != 0 || len(b) < hlen+header.UDPMinimumSize {
-		return false
-	}
-	udp := header.UDP(b[hlen:])
-	return udp.SourcePort() == clientPort && udp.DestinationPort() == serverPort
-}
-
-// check6 judges an IPv6 packet of size bytes, of which b is the beginning.
-func (f *filter) check6(b []byte, size int) (verdict, string) {
-	if len(b) < header.IPv6MinimumSize {
-		return discard, dropRunt
-	}
-	ip := header.IPv6(b)
-	if header.IPVersion(b) != header.IPv6Version || int(ip.PayloadLength())+header.IPv6MinimumSize > size {
-		return discard, dropMalformedIP
-	}
-	src, dst := ip.SourceAddress(), ip.DestinationAddress()
-	proto, rest, why := walkHeaders6(ip.NextHeader(), b[header.IPv6MinimumSize:])
-	switch {
-	case why != "":
-		return discard, why
-	case proto == uint8(header.ICMPv6ProtocolNumber) && isNDP(rest):
-		return neighbour, ""
-	case header.IsV6MulticastAddress(dst):
-		return discard, dropMulticast
-	case src != f.addr6:
-		return discard, dropSpoofed
-	}
-	return deliver, ""
-}
-
-// isNDP says whether an ICMPv6 message is one of neighbour discovery (RFC 4861 section 4): types 133 to 137.
-func isNDP(icmp []byte) bool { return len(icmp) > 0 && icmp[0] >= 133 && icmp[0] <= 137 }
-
-// walkHeaders6 follows the extension headers (RFC 8200 section 4) from the first one in b, and returns the protocol
-// behind them and its bytes, or why the packet is dropped. It stops at a fragment header: what is behind it is judged
-// once it is whole, by the stack.
-func walkHeaders6(next uint8, b []byte) (proto uint8, rest []byte, why string) {
-	const hopByHop, routing, fragment, noNext, destination, mobility, hip, shim6 = 0, 43, 44, 59, 60, 135, 139, 140
-	for {
-		switch next {
-		case routing:
-			return 0, nil, dropRoutingHeader
-		case fragment:
-			return next, b, ""
-		case hopByHop, destination, mobility, hip, shim6:
-		default:
-			return next, b, ""
-		}
-		if len(b) < 8 {
-			return 0, nil, dropLongChain
-		}
-		n := (int(b[1]) + 1) * 8
-		if n > len(b) {
-			return 0, nil, dropLongChain
-		}
-		next, b = b[0], b[n:]
-	}
 }
 
 // etherType is the protocol of a frame that passed the filter.

@@ -10,13 +10,17 @@ import (
 // dropUSO counts UDP super-datagrams that do not add up.
 const dropUSO = "drop-uso"
 
+// maxUSOSegments is how many datagrams one super-datagram may be cut into: the most that Linux lets a program hand over
+// at once (UDP_MAX_SEGMENTS).
+const maxUSOSegments = 128
+
 // receiveUSO cuts a UDP super-datagram (UDP_SEGMENT, virtio 1.2 VIRTIO_NET_HDR_GSO_UDP_L4) into the datagrams the
 // program sent, and delivers each. It takes over frame.
 func (e *endpoint) receiveUSO(frame buffer.Buffer, h vnetHdr) {
 	flat := frame.Flatten()
 	frame.Release()
 	hdrs, payload, ok := splitUDP(flat)
-	if !ok {
+	if !ok || len(payload) > maxUSOSegments*int(h.gsoSize) {
 		e.counters.add(dropUSO, 1)
 		return
 	}
@@ -32,14 +36,17 @@ func (e *endpoint) receiveUSO(frame buffer.Buffer, h vnetHdr) {
 	}
 }
 
-// splitUDP parts a frame that passed the filter behind its UDP header. Packets with IPv6 extension headers are refused:
-// no kernel leaves the cutting of those to a device.
+// splitUDP parts a frame that passed the filter behind its UDP header. Packets with IPv6 extension headers and fragments
+// are refused: no kernel leaves the cutting of those to a device.
 func splitUDP(frame []byte) (hdrs, payload []byte, ok bool) {
 	ip := frame[header.EthernetMinimumSize:]
 	hlen, end, proto := header.IPv6MinimumSize, 0, tcpip.TransportProtocolNumber(0)
 	if header.IPVersion(ip) == header.IPv4Version {
 		hlen, end = int(header.IPv4(ip).HeaderLength()), int(header.IPv4(ip).TotalLength())
 		proto = header.IPv4(ip).TransportProtocol()
+		if header.IPv4(ip).More() || header.IPv4(ip).FragmentOffset() != 0 {
+			return nil, nil, false
+		}
 	} else {
 		end, proto = hlen+int(header.IPv6(ip).PayloadLength()), tcpip.TransportProtocolNumber(header.IPv6(ip).NextHeader())
 	}

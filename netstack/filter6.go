@@ -1,0 +1,89 @@
+package netstack
+
+import (
+	"encoding/binary"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// check6 judges an IPv6 packet of size bytes, of which b is the beginning.
+func (f *filter) check6(b []byte, size int) (verdict, string) {
+	if len(b) < header.IPv6MinimumSize {
+		return discard, dropRunt
+	}
+	ip := header.IPv6(b)
+	end := int(ip.PayloadLength()) + header.IPv6MinimumSize
+	if header.IPVersion(b) != header.IPv6Version || end > size {
+		return discard, dropMalformedIP
+	}
+	src, dst := ip.SourceAddress(), ip.DestinationAddress()
+	upper, why := walkHeaders6(ip.NextHeader(), b[header.IPv6MinimumSize:min(len(b), end)])
+	icmp := upper.proto == uint8(header.ICMPv6ProtocolNumber) && !upper.rest
+	switch {
+	case why != "":
+		return discard, why
+	case icmp && isNDP(upper.bytes) && upper.fragment:
+		return discard, dropNDP // RFC 6980 section 5
+	case icmp && isNDP(upper.bytes):
+		return neighbour, ""
+	case header.IsV6MulticastAddress(dst):
+		return discard, dropMulticast
+	case src != f.addr6:
+		return discard, dropSpoofed
+	case dst == f.addr6:
+		return discard, dropOwnAddress
+	case icmp:
+		return verdictOf(checkICMP6(upper.bytes, upper.fragment))
+	}
+	return deliver, ""
+}
+
+// isNDP says whether an ICMPv6 message is one of neighbour discovery (RFC 4861 section 4): types 133 to 137.
+func isNDP(icmp []byte) bool { return len(icmp) > 0 && icmp[0] >= 133 && icmp[0] <= 137 }
+
+// upper6 is what stands behind the extension headers of an IPv6 packet.
+type upper6 struct {
+	proto    uint8
+	bytes    []byte
+	fragment bool // behind a fragment header, be it an atomic one (RFC 6946)
+	rest     bool // the packet is a fragment other than the first: what proto says is not what bytes are
+}
+
+// walkHeaders6 follows the extension headers (RFC 8200 section 4) from the first one in b, which ends where the packet
+// or what is known of it does, and returns what stands behind them, or why the packet is dropped. A first fragment has
+// to hold the whole chain (RFC 7112), so that nothing that is refused here can be hidden in a second one.
+func walkHeaders6(next uint8, b []byte) (u upper6, why string) {
+	const hopByHop, routing, fragment, noNext, destination, experiment = 0, 43, 44, 59, 60, 253
+	for {
+		switch next {
+		case routing:
+			return u, dropRoutingHeader
+		case noNext, experiment: // gVisor walks over the latter, so that anything could stand behind it
+			return u, dropExtension
+		case fragment:
+			if u.fragment {
+				return u, dropNested
+			}
+			u.fragment = true
+		case hopByHop, destination:
+		default:
+			u.proto, u.bytes = next, b
+			return u, ""
+		}
+		if len(b) < 8 {
+			return u, dropLongChain
+		}
+		n := (int(b[1]) + 1) * 8
+		if next == fragment {
+			n = header.IPv6FragmentHeaderSize // its second byte is reserved
+			if offset := binary.BigEndian.Uint16(b[2:]) >> 3; offset != 0 {
+				u.proto, u.bytes, u.rest = b[0], b[n:], true
+				return u, ""
+			}
+		}
+		if n > len(b) {
+			return u, dropLongChain
+		}
+		next, b = b[0], b[n:]
+	}
+}
