@@ -21,6 +21,7 @@ const (
 	dropSpoofed       = "drop-spoofed-source"   // source is not the sandbox's address
 	dropMulticast     = "drop-multicast"        // group and broadcast destinations, and group membership, never leave
 	dropOwnAddress    = "drop-own-address"      // destination is the sandbox itself, which no kernel sends out
+	dropUnspecified   = "drop-unspecified"      // destination is nobody; inside, that would have been the sandbox itself
 	dropNoIPv6        = "drop-ipv6-off"         // IPv6 without an IPv6 address
 	dropLongChain     = "drop-ipv6-long-header" // extension headers beyond maxHeaders or the payload (RFC 7112)
 	dropExtension     = "drop-ipv6-extension"   // extension headers nobody has a use for: none behind it, experiments

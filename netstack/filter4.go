@@ -30,6 +30,8 @@ func (f *filter) check4(b []byte, size int) (verdict, string) {
 		return discard, dropMulticast
 	case dst == f.addr4:
 		return discard, dropOwnAddress
+	case dst == header.IPv4Any:
+		return discard, dropUnspecified
 	case ip.TransportProtocol() == header.ICMPv4ProtocolNumber && ip.FragmentOffset() == 0:
 		return verdictOf(checkICMP4(b[hlen:], ip.More()))
 	}

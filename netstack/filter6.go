@@ -32,6 +32,8 @@ func (f *filter) check6(b []byte, size int) (verdict, string) {
 		return discard, dropSpoofed
 	case dst == f.addr6:
 		return discard, dropOwnAddress
+	case dst == header.IPv6Any:
+		return discard, dropUnspecified
 	case icmp:
 		return verdictOf(checkICMP6(upper.bytes, upper.fragment))
 	}
@@ -84,6 +86,29 @@ func walkHeaders6(next uint8, b []byte) (u upper6, why string) {
 		if n > len(b) {
 			return u, dropLongChain
 		}
+		if next != fragment && wantsDiscard(b[2:n]) {
+			return u, dropExtension
+		}
 		next, b = b[0], b[n:]
 	}
+}
+
+// wantsDiscard says whether the options of a hop-by-hop or destination options header (RFC 8200 section 4.2) have one
+// that whoever does not know it has to throw the packet away for, in silence. gVisor does so too, but does not count.
+func wantsDiscard(opts []byte) bool {
+	const pad1, actionBits, discardSilently = 0, 0xc0, 0x40
+	for len(opts) > 0 {
+		if opts[0] == pad1 {
+			opts = opts[1:]
+			continue
+		}
+		if opts[0]&actionBits == discardSilently {
+			return true
+		}
+		if len(opts) < 2 || int(opts[1])+2 > len(opts) {
+			return false // broken, which gVisor counts
+		}
+		opts = opts[2+int(opts[1]):]
+	}
+	return false
 }
