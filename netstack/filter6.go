@@ -1,8 +1,6 @@
 package netstack
 
 import (
-	"encoding/binary"
-
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -22,7 +20,7 @@ func (f *filter) check6(b []byte, size int) (verdict, string) {
 	switch {
 	case why != "":
 		return discard, why
-	case icmp && isNDP(upper.bytes) && upper.fragment:
+	case icmp && isNDP(upper.bytes) && upper.fragment != nil:
 		return discard, dropNDP // RFC 6980 section 5
 	case icmp && isNDP(upper.bytes):
 		return neighbour, ""
@@ -35,7 +33,7 @@ func (f *filter) check6(b []byte, size int) (verdict, string) {
 	case dst == header.IPv6Any:
 		return discard, dropUnspecified
 	case icmp:
-		return verdictOf(checkICMP6(upper.bytes, upper.fragment))
+		return verdictOf(checkICMP6(upper.bytes, upper.fragment != nil))
 	}
 	return deliver, ""
 }
@@ -47,8 +45,9 @@ func isNDP(icmp []byte) bool { return len(icmp) > 0 && icmp[0] >= 133 && icmp[0]
 type upper6 struct {
 	proto    uint8
 	bytes    []byte
-	fragment bool // behind a fragment header, be it an atomic one (RFC 6946)
-	rest     bool // the packet is a fragment other than the first: what proto says is not what bytes are
+	fragment header.IPv6Fragment // the fragment header, be it an atomic one (RFC 6946), or nil
+	at       int                 // where the fragment header ends, in bytes behind the IPv6 header
+	rest     bool                // the packet is a fragment other than the first: what proto says is not what bytes are
 }
 
 // walkHeaders6 follows the extension headers (RFC 8200 section 4) from the first one in b, which ends where the packet
@@ -56,6 +55,7 @@ type upper6 struct {
 // to hold the whole chain (RFC 7112), so that nothing that is refused here can be hidden in a second one.
 func walkHeaders6(next uint8, b []byte) (u upper6, why string) {
 	const hopByHop, routing, fragment, noNext, destination, experiment = 0, 43, 44, 59, 60, 253
+	all := len(b)
 	for {
 		switch next {
 		case routing:
@@ -63,10 +63,9 @@ func walkHeaders6(next uint8, b []byte) (u upper6, why string) {
 		case noNext, experiment: // gVisor walks over the latter, so that anything could stand behind it
 			return u, dropExtension
 		case fragment:
-			if u.fragment {
+			if u.fragment != nil {
 				return u, dropNested
 			}
-			u.fragment = true
 		case hopByHop, destination:
 		default:
 			u.proto, u.bytes = next, b
@@ -78,7 +77,8 @@ func walkHeaders6(next uint8, b []byte) (u upper6, why string) {
 		n := (int(b[1]) + 1) * 8
 		if next == fragment {
 			n = header.IPv6FragmentHeaderSize // its second byte is reserved
-			if offset := binary.BigEndian.Uint16(b[2:]) >> 3; offset != 0 {
+			u.fragment, u.at = header.IPv6Fragment(b[:n]), all-len(b)+n
+			if u.fragment.FragmentOffset() != 0 {
 				u.proto, u.bytes, u.rest = b[0], b[n:], true
 				return u, ""
 			}

@@ -143,18 +143,14 @@ func parseFragment(frame []byte) (f fragment, ok bool) {
 }
 
 func parseFragment6(ip header.IPv6) (f fragment, ok bool) {
-	proto, rest, why := walkHeaders6(ip.NextHeader(), ip[header.IPv6MinimumSize:])
-	if why != "" || proto != header.IPv6FragmentHeader || len(rest) < header.IPv6FragmentHeaderSize {
-		return f, false
+	upper, why := walkHeaders6(ip.NextHeader(), ip[header.IPv6MinimumSize:])
+	h := upper.fragment
+	if why != "" || h == nil || !h.More() && h.FragmentOffset() == 0 {
+		return f, false // whole, or an atomic fragment (RFC 6946)
 	}
-	h := header.IPv6Fragment(rest)
-	if !h.More() && h.FragmentOffset() == 0 {
-		return f, false // an atomic fragment (RFC 6946)
-	}
-	before := len(ip) - len(rest) - header.IPv6MinimumSize + header.IPv6FragmentHeaderSize
 	return fragment{
 		key:    fragmentKey{dst: ip.DestinationAddress(), id: h.ID()},
-		offset: int(h.FragmentOffset()) * header.IPv6FragmentExtHdrFragmentOffsetBytesPerUnit, size: int(ip.PayloadLength()) - before,
+		offset: int(h.FragmentOffset()) * header.IPv6FragmentExtHdrFragmentOffsetBytesPerUnit, size: int(ip.PayloadLength()) - upper.at,
 		more: h.More(), timeout: fragmentTimeout6,
 	}, true
 }

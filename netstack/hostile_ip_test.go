@@ -205,7 +205,7 @@ func fragment4Rows() []hostileRow {
 		row("length that is no multiple of 8", countIPFragments, frag4(udp, 1, 0, true, d[:13])),
 		row("end only", "", frag4(udp, 1, 24, false, d[24:])),
 		row("begin only", "", frag4(udp, 1, 0, true, d[:24])),
-		row("200 that are never finished", "", unfinished...),
+		row("200 that are never finished", dropIncomplete, unfinished...),
 		row("other id", "", part(udp, 1, d, 0, 24), part(udp, 2, d, 24, 64)),
 		row("other protocol", "", part(udp, 1, d, 0, 24), part(tcp, 1, d, 24, 64)),
 		row("spoofed", dropSpoofed, l2(ethernet4, patched(frag4(udp, 1, 0, true, d)[14:], 15, 9))),
