@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -49,6 +50,65 @@ func (w *World) Queries() []string {
 	return slices.Clone(w.queries)
 }
 
+// HandleName has h answer the questions for name and for everything below it. h owns the reply: it may send none, or several,
+// or what is no answer at all.
+func (w *World) HandleName(name string, h dns.HandlerFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handlers[dns.Fqdn(strings.ToLower(name))] = h
+}
+
+// handler returns the one that HandleName was given for the name or the nearest above it.
+func (w *World) handler(name string) dns.HandlerFunc {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name = strings.ToLower(name); ; {
+		if h := w.handlers[name]; h != nil {
+			return h
+		}
+		_, rest, found := strings.Cut(name, ".")
+		if !found || rest == "" {
+			return nil
+		}
+		name = rest
+	}
+}
+
+// Overhear has f see every message that reaches the DNS server, as it was on the wire, before anything is made of it. f must
+// not keep raw.
+func (w *World) Overhear(f func(raw []byte)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.overhear = f
+}
+
+// reader shows what a DNS server reads to Overhear's function.
+type reader struct {
+	dns.Reader
+	w *World
+}
+
+func (r reader) ReadTCP(c net.Conn, timeout time.Duration) ([]byte, error) {
+	raw, err := r.Reader.ReadTCP(c, timeout)
+	r.w.heard(raw)
+	return raw, err
+}
+
+func (r reader) ReadUDP(c *net.UDPConn, timeout time.Duration) ([]byte, *dns.SessionUDP, error) {
+	raw, session, err := r.Reader.ReadUDP(c, timeout)
+	r.w.heard(raw)
+	return raw, session, err
+}
+
+func (w *World) heard(raw []byte) {
+	w.mu.Lock()
+	f := w.overhear
+	w.mu.Unlock()
+	if f != nil && len(raw) > 0 {
+		f(raw)
+	}
+}
+
 func (w *World) serveDNS() error {
 	if err := w.Address(DNSServer); err != nil {
 		return err
@@ -65,6 +125,7 @@ func (w *World) serveDNS() error {
 			return fmt.Errorf("serve dns: %w", err)
 		}
 		for _, s := range []*dns.Server{{PacketConn: pc, Handler: dns.HandlerFunc(w.answer)}, {Listener: ln, Handler: dns.HandlerFunc(w.answer)}} {
+			s.DecorateReader = func(r dns.Reader) dns.Reader { return reader{r, w} }
 			go s.ActivateAndServe()
 			w.onClose(func() { s.Shutdown() })
 		}
@@ -74,10 +135,18 @@ func (w *World) serveDNS() error {
 
 // answer is an authority for every name: what the zone does not have does not exist.
 func (w *World) answer(rw dns.ResponseWriter, q *dns.Msg) {
+	if len(q.Question) == 1 {
+		if h := w.handler(q.Question[0].Name); h != nil {
+			w.note(q.Question[0])
+			h(rw, q)
+			return
+		}
+	}
 	m := new(dns.Msg)
 	m.SetReply(q)
 	m.Authoritative, m.RecursionAvailable = true, true
 	if len(q.Question) == 1 {
+		w.note(q.Question[0])
 		w.fill(m, q.Question[0])
 	}
 	if opt := q.IsEdns0(); opt != nil {
@@ -93,11 +162,17 @@ func (w *World) answer(rw dns.ResponseWriter, q *dns.Msg) {
 	rw.WriteMsg(m)
 }
 
+// note remembers a question for Queries.
+func (w *World) note(q dns.Question) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queries = append(w.queries, strings.TrimSuffix(strings.ToLower(q.Name), ".")+" "+dns.TypeToString[q.Qtype])
+}
+
 func (w *World) fill(m *dns.Msg, q dns.Question) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	name := strings.ToLower(q.Name)
-	w.queries = append(w.queries, strings.TrimSuffix(name, ".")+" "+dns.TypeToString[q.Qtype])
 	for range 8 { // the chain of CNAMEs
 		records, ok := w.zone[name]
 		if !ok && len(m.Answer) == 0 && name != "." {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -41,11 +42,13 @@ type World struct {
 	ca       *authority
 	internet *os.File // the namespace
 
-	mu      sync.Mutex
-	zone    map[string][]string
-	queries []string
-	added   map[netip.Addr]bool
-	closers []func()
+	mu       sync.Mutex
+	zone     map[string][]string
+	handlers map[string]dns.HandlerFunc
+	overhear func(raw []byte)
+	queries  []string
+	added    map[netip.Addr]bool
+	closers  []func()
 }
 
 // Open builds the world around the calling process, which must be [Inside]. The process itself stays on the host.
@@ -57,7 +60,7 @@ func Open() (*World, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open playground: %w", err)
 	}
-	w := &World{Dir: dir, zone: map[string][]string{}, added: map[netip.Addr]bool{}}
+	w := &World{Dir: dir, zone: map[string][]string{}, handlers: map[string]dns.HandlerFunc{}, added: map[netip.Addr]bool{}}
 	for _, step := range []func() error{w.makeInternet, w.makeUplink, w.mountResolvConf, w.makeAuthority, w.serveDNS} {
 		if err := step(); err != nil {
 			w.Close()
