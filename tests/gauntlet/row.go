@@ -13,7 +13,8 @@ type Row struct {
 	// Source is where this was reported of a peer, or which document has it; empty if it is our own thought.
 	Source string
 
-	// Rules are the flags of weir run; nil is StandardRules.
+	// Rules are the flags of weir run; nil is StandardRules. In them, in Lifted and in Record {NAME} stands for that
+	// argument of the stage, {token} for its token.
 	Rules []string
 	// Lifted are rules under which weir lets the very same attack pass: a control that shows that the rule, and not some
 	// accident inside, stopped it. nil: there is no such rule.

@@ -167,7 +167,7 @@ func (r *Runner) attack(row Row) (Outcome, string) {
 	if !r.Tool.Judges {
 		return Held, ""
 	}
-	for _, pattern := range row.Record {
+	for _, pattern := range s.fill(row.Record) {
 		if !s.HasEvent(pattern) {
 			return Hole, fmt.Sprintf("held, but the log has no %q; it has:\n%s", pattern, s.Events)
 		}
@@ -219,7 +219,7 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	if err != nil {
 		return err
 	}
-	cmd := tool.command(r, s, rules, []string{r.self, attackWord, string(told)})
+	cmd := tool.command(r, s, s.fill(rules), []string{r.self, attackWord, string(told)})
 	home := filepath.Join(s.Dir, "home")
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,6 +64,35 @@ func (s *Stage) close() {
 	for i := len(s.deferred) - 1; i >= 0; i-- {
 		s.deferred[i]()
 	}
+}
+
+// fill puts the arguments, and the token, in the place of {NAME} and {token}.
+func (s *Stage) fill(texts []string) []string {
+	pairs := []string{"{token}", s.Token}
+	for name, value := range s.Args {
+		pairs = append(pairs, "{"+name+"}", value)
+	}
+	r := strings.NewReplacer(pairs...)
+	filled := make([]string, len(texts))
+	for i, t := range texts {
+		filled[i] = r.Replace(t)
+	}
+	return filled
+}
+
+// Stranger is a Prepare: it opens servers on an address of this run's own, Args["stranger"].
+func Stranger(s *Stage) error {
+	a, servers, err := s.World.stranger()
+	s.Args["stranger"] = a.String()
+	for _, c := range servers {
+		s.Defer(func() { c.Close() })
+	}
+	return err
+}
+
+// Reached is the Harm of a row with a stranger: somebody was told the token, or the stranger was so much as dialled.
+func Reached(s *Stage) bool {
+	return Heard(s) || s.World.Dialled(netip.MustParseAddr(s.Args["stranger"])) > 0
 }
 
 // Heard is the usual Harm: some server of the world, or of the host, was told the token.

@@ -4,30 +4,29 @@ package gauntlet
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/quic-go/quic-go"
 
 	"github.com/weir-dev/weir/internal/playground"
 )
 
 // The world's addresses. Everything that is said to a server on any of these ports is remembered:
 //
-//	80, 5432, 7   plain TCP: answers "heard" to what it is told first
-//	443           TLS for any name, the same inside; QUIC likewise (ALPN "gauntlet")
+//	80, 7         plain TCP: answers "heard" to what it is told first
+//	443, 853      TLS for any name, the same inside; QUIC likewise (ALPN "gauntlet")
+//	8443          TLS that asks for another key share first
+//	5432          the same as 80, or TLS for one who begins like a PostgreSQL client
 //	7             UDP: sends back what it gets
 //	25            speaks first ("220 ready"), STARTTLS after the client has said so
 //	3128          an HTTP proxy that accepts CONNECT to anywhere, and hears what comes after
-//	853           TLS
+//	53            DNS: every name has this address
 var (
 	Shop    = netip.MustParseAddr("198.51.100.10") // shop.example, allowed by StandardRules; sibling.example shares it
 	Shop6   = netip.MustParseAddr("2001:db8:1::10")
@@ -35,7 +34,8 @@ var (
 	Evil    = netip.MustParseAddr("203.0.113.66")  // evil.example, allowed by nobody
 	Evil6   = netip.MustParseAddr("2001:db8:1::66")
 	Private = netip.MustParseAddr("10.1.2.3")        // db.corp.example, in the host's private network
-	Meta    = netip.MustParseAddr("169.254.169.254") // the cloud's metadata server
+	Meta    = netip.MustParseAddr("169.254.169.254") // the cloud's metadata server, metadata.google.internal
+	Google  = netip.MustParseAddr("8.8.8.8")         // dns.google
 )
 
 // Listeners of the host itself. Both hear.
@@ -48,8 +48,14 @@ const (
 type World struct {
 	*playground.World
 
-	mu    sync.Mutex
-	heard bytes.Buffer
+	ech []tls.EncryptedClientHelloKey // of every TLS server
+	// ECHConfig is the list that a client needs to hide its server name from everybody but them.
+	ECHConfig []byte
+
+	mu      sync.Mutex
+	heard   map[netip.Addr]*bytes.Buffer
+	dialled map[netip.Addr]int
+	last    byte // of the addresses of strangers
 }
 
 // openWorld makes it. The process has to be in the playground.
@@ -58,14 +64,16 @@ func openWorld() (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &World{World: p}
+	w := &World{World: p, heard: map[netip.Addr]*bytes.Buffer{}, dialled: map[netip.Addr]int{}}
+	p.Overhear(func(raw []byte) { w.hear(&net.UDPAddr{IP: playground.DNSServer.AsSlice()}, nil, raw) })
 	errs := []error{
+		w.makeECH(), w.Name("metadata.google.internal", Meta), w.Name("dns.google", Google),
 		w.Name("shop.example", Shop, Shop6), w.Name("sibling.example", Shop), w.Name("other.example", Other),
 		w.Name("evil.example", Evil, Evil6), w.Name("db.corp.example", Private), w.Name("rebind.example", Private),
 		w.Record("www.shop.example. 60 IN CNAME shop.example."),
 		w.Record("cloaked.example. 60 IN CNAME tracker.evil.example."), w.Name("tracker.evil.example", Other),
 	}
-	for _, a := range []netip.Addr{Shop, Shop6, Other, Evil, Evil6, Private, Meta} {
+	for _, a := range []netip.Addr{Shop, Shop6, Other, Evil, Evil6, Private, Meta, Google} {
 		errs = append(errs, w.populate(a))
 	}
 	if err := errors.Join(append(errs, w.populateHost())...); err != nil {
@@ -77,13 +85,32 @@ func openWorld() (*World, error) {
 
 // populate opens every server on one address.
 func (w *World) populate(a netip.Addr) error {
-	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
-	return errors.Join(
-		w.Serve(at(7), w.answer), w.Serve(at(80), w.answer), w.Serve(at(5432), w.answer),
-		w.Serve(at(443), w.answerTLS), w.Serve(at(853), w.answerTLS),
-		w.Serve(at(25), w.answerMail), w.Serve(at(3128), w.answerProxy),
-		w.serveUDP(at(7)), w.serveQUIC(at(443)),
-	)
+	var errs []error
+	for port, answer := range map[uint16]func(net.Conn){
+		7: w.answer, 80: w.answer, 443: w.answerTLS, 853: w.answerTLS, 8443: w.answerRetry,
+		5432: w.answerPostgres, 25: w.answerMail, 3128: w.answerProxy,
+	} {
+		_, err := w.serve(netip.AddrPortFrom(a, port), answer)
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, w.serveUDP(netip.AddrPortFrom(a, 7)), w.serveLies(netip.AddrPortFrom(a, 53)),
+		w.serveQUIC(netip.AddrPortFrom(a, 443)), w.serveQUIC(netip.AddrPortFrom(a, 853)))...)
+}
+
+// stranger opens the TCP servers of the web on an address that nobody else has until the closers are called. There is no
+// name for it.
+func (w *World) stranger() (netip.Addr, []io.Closer, error) {
+	w.mu.Lock()
+	w.last++
+	a := netip.AddrFrom4([4]byte{203, 0, 113, 128 + w.last%64})
+	delete(w.dialled, a)
+	w.mu.Unlock()
+	web, err := w.serve(netip.AddrPortFrom(a, 80), w.answer)
+	if err != nil {
+		return a, nil, err
+	}
+	tls, err := w.serve(netip.AddrPortFrom(a, 443), w.answerTLS)
+	return a, []io.Closer{web, tls}, err
 }
 
 func (w *World) populateHost() error {
@@ -105,157 +132,66 @@ func (w *World) populateHost() error {
 	return nil
 }
 
-// hear remembers what somebody was told.
-func (w *World) hear(what []byte) {
+// HearAll reads c to its end and remembers every octet.
+func (w *World) HearAll(c net.Conn) { drain(&listening{Conn: c, w: w}) }
+
+// hear remembers what the server at this address was told, the end of what it heard before in front of it, and returns the
+// end of what it has heard now.
+func (w *World) hear(at net.Addr, tail, what []byte) []byte {
+	var a netip.Addr
+	switch at := at.(type) {
+	case *net.TCPAddr:
+		a = at.AddrPort().Addr().Unmap()
+	case *net.UDPAddr:
+		a = at.AddrPort().Addr().Unmap()
+	}
+	text := slices.Concat(tail, what)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.heard.Write(what)
-	w.heard.WriteByte('\n')
+	b := w.heard[a]
+	if b == nil {
+		b = new(bytes.Buffer)
+		w.heard[a] = b
+	}
+	b.Write(text)
+	b.WriteByte('\n')
+	return text[max(0, len(text)-64):]
 }
 
 // Heard reports whether any server was told the token, the DNS server as part of a question.
 func (w *World) Heard(token string) bool {
 	w.mu.Lock()
-	heard := bytes.Contains(w.heard.Bytes(), []byte(token))
-	w.mu.Unlock()
-	return heard || w.Asked(token)
-}
-
-// Asked reports whether a question that contains the text reached the DNS server.
-func (w *World) Asked(text string) bool {
-	for _, q := range w.Queries() {
-		if strings.Contains(q, text) {
+	defer w.mu.Unlock()
+	for _, b := range w.heard {
+		if bytes.Contains(b.Bytes(), []byte(token)) {
 			return true
 		}
 	}
 	return false
 }
 
-// HearAll reads c to its end and remembers every byte.
-func (w *World) HearAll(c io.Reader) {
-	b := make([]byte, 4096)
-	var tail []byte // a token may lie across two reads
-	for {
-		n, err := c.Read(b)
-		if n > 0 {
-			w.hear(append(tail, b[:n]...))
-			tail = append([]byte(nil), b[max(0, n-64):n]...)
+// HeardAt reports whether a server at this address was told the text.
+func (w *World) HeardAt(a netip.Addr, text string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.heard[a]
+	return b != nil && bytes.Contains(b.Bytes(), []byte(text))
+}
+
+// Dialled returns how many TCP connections the servers at this address have accepted.
+func (w *World) Dialled(a netip.Addr) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dialled[a]
+}
+
+// Asked reports whether a question that contains the text, in whatever case, reached the DNS server.
+func (w *World) Asked(text string) bool {
+	text = strings.ToLower(text)
+	for _, q := range w.Queries() {
+		if strings.Contains(q, text) {
+			return true
 		}
-		if err != nil {
-			return
-		}
 	}
-}
-
-// answer says "heard" to the first bytes and listens to the end.
-func (w *World) answer(c net.Conn) {
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	b := make([]byte, 4096)
-	n, err := c.Read(b)
-	w.hear(b[:n])
-	if err != nil {
-		return
-	}
-	io.WriteString(c, "heard\n")
-	w.HearAll(c)
-}
-
-func (w *World) answerTLS(c net.Conn) {
-	t := tls.Server(c, w.TLSConfig())
-	if t.Handshake() == nil {
-		w.hear([]byte("sni " + t.ConnectionState().ServerName))
-	}
-	w.answer(t)
-}
-
-// answerMail is a server that speaks first and goes over to TLS when told so.
-func (w *World) answerMail(c net.Conn) {
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	io.WriteString(c, "220 ready\r\n")
-	b := make([]byte, 4096)
-	n, err := c.Read(b)
-	w.hear(b[:n])
-	if err != nil {
-		return
-	}
-	io.WriteString(c, "220 go ahead\r\n")
-	if strings.HasPrefix(string(b[:n]), "STARTTLS") {
-		w.answerTLS(c)
-		return
-	}
-	w.HearAll(c)
-}
-
-// answerProxy says yes to any CONNECT and hears what is sent through.
-func (w *World) answerProxy(c net.Conn) {
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	b := make([]byte, 4096)
-	n, err := c.Read(b)
-	w.hear(b[:n])
-	if err != nil {
-		return
-	}
-	io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n")
-	w.HearAll(c)
-}
-
-func (w *World) serveUDP(at netip.AddrPort) error {
-	pc, err := w.ListenPacket(at)
-	if err != nil {
-		return err
-	}
-	go func() {
-		b := make([]byte, 65535)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			w.hear(b[:n])
-			pc.WriteTo(b[:n], from)
-		}
-	}()
-	return nil
-}
-
-// serveQUIC hears the streams and the server names of QUIC connections.
-func (w *World) serveQUIC(at netip.AddrPort) error {
-	pc, err := w.ListenPacket(at)
-	if err != nil {
-		return err
-	}
-	conf := w.TLSConfig()
-	conf.NextProtos = []string{"gauntlet", "h3"}
-	ln, err := quic.Listen(pc, conf, nil)
-	if err != nil {
-		return err
-	}
-	go func() {
-		for {
-			c, err := ln.Accept(context.Background())
-			if err != nil {
-				return
-			}
-			w.hear([]byte("sni " + c.ConnectionState().TLS.ServerName))
-			go func() {
-				for {
-					s, err := c.AcceptStream(context.Background())
-					if err != nil {
-						return
-					}
-					go func() {
-						b := make([]byte, 4096)
-						n, _ := s.Read(b)
-						w.hear(b[:n])
-						io.WriteString(s, "heard\n")
-						s.Close()
-					}()
-				}
-			}()
-		}
-	}()
-	return nil
+	return false
 }
