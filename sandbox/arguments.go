@@ -66,7 +66,7 @@ type callFilter struct {
 }
 
 // filterArguments puts the filter on the calling thread.
-func filterArguments(ourArch uint32) error {
+func filterArguments(ourArch uint32, filters []callFilter) error {
 	prog := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: ourArch, SkipTrue: 1},
@@ -75,7 +75,7 @@ func filterArguments(ourArch uint32) error {
 		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: lastCall, SkipTrue: 1},
 		refuse(unix.ENOSYS), // x32 calls too: they have bit 30 set
 	}
-	for _, f := range callFilters() {
+	for _, f := range filters {
 		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpEqual, Val: f.call, SkipFalse: uint8(len(f.judge))})
 		prog = append(prog, f.judge...)
 	}

@@ -21,6 +21,10 @@ var systemDirs = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr
 // deviceNodes are the devices inside; none of them reaches hardware or network.
 var deviceNodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
+// engineNodes are those that container engines use besides, where the host has them: with either nothing can be done that
+// its user's namespaces do not allow.
+var engineNodes = []string{"net/tun", "fuse"}
+
 // graft is a host path, already open, and its place inside; or a symbolic link to be made there.
 type graft struct {
 	tree tree
@@ -29,7 +33,8 @@ type graft struct {
 }
 
 // collect opens every host path that is to be seen inside, parents before children.
-func collect(spec Spec) ([]graft, error) {
+func collect(o orders) ([]graft, error) {
+	spec := o.Spec
 	var grafts []graft
 	add := func(host, inside string, flags uint64) error {
 		t, err := cloneTree(unix.AT_FDCWD, host, flags)
@@ -39,7 +44,7 @@ func collect(spec Spec) ([]graft, error) {
 		return err
 	}
 	if spec.FS == "private" {
-		system, err := collectSystem()
+		system, err := collectSystem(spec)
 		if err != nil {
 			return nil, err
 		}
@@ -50,11 +55,18 @@ func collect(spec Spec) ([]graft, error) {
 			return nil, err
 		}
 	} else if spec.FS == "private" {
-		t, err := newTree("tmpfs", flagsWritable, "mode=0700")
+		t, err := newTree("tmpfs", flagsWritable, o.owner().options("mode=0700")...)
 		if err != nil {
 			return nil, err
 		}
 		grafts = append(grafts, graft{tree: t, at: path.Clean(spec.HomePath)})
+	}
+	if spec.isEngine() {
+		g, err := collectVar(o)
+		if err != nil {
+			return nil, err
+		}
+		grafts = append(grafts, g)
 	}
 	for _, p := range spec.ReadOnly {
 		if err := add(p, p, flagsReadOnly); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,12 +87,24 @@ func collect(spec Spec) ([]graft, error) {
 	return grafts, nil
 }
 
+// collectVar opens /var of profile engine, where engines keep images and containers. Programs in images may be setuid.
+func collectVar(o orders) (graft, error) {
+	var t tree
+	var err error
+	if o.Spec.Var != "" {
+		t, err = cloneTree(unix.AT_FDCWD, o.Spec.Var, unix.MOUNT_ATTR_NODEV)
+	} else {
+		t, err = newTree("tmpfs", unix.MOUNT_ATTR_NODEV, o.owner().options("mode=0755")...)
+	}
+	return graft{tree: t, at: "/var"}, err
+}
+
 // collectSystem opens systemDirs, read-only; those that are links are made again.
-func collectSystem() ([]graft, error) {
+func collectSystem(spec Spec) ([]graft, error) {
 	var grafts []graft
 	for _, name := range append(slices.Clone(systemDirs), "var/lib/ca-certificates") {
 		var err error
-		if name == "etc" && (missing("/etc/resolv.conf") || missing("/etc/hosts")) {
+		if name == "etc" && slices.ContainsFunc(neededEtc(spec), missing) {
 			grafts, err = collectEtc(grafts)
 		} else {
 			grafts, err = collectEntry(grafts, "/"+name)
@@ -90,6 +114,15 @@ func collectSystem() ([]graft, error) {
 		}
 	}
 	return grafts, nil
+}
+
+// neededEtc are the files of /etc that get another content.
+func neededEtc(spec Spec) []string {
+	needed := []string{"/etc/resolv.conf", "/etc/hosts"}
+	if spec.isEngine() {
+		needed = append(needed, "/etc/subuid", "/etc/subgid")
+	}
+	return needed
 }
 
 // collectEtc takes /etc apart into its entries, because no file can be made in a read-only one.
@@ -131,9 +164,15 @@ func missing(p string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-func collectDevices() ([]graft, error) {
+func collectDevices(spec Spec) ([]graft, error) {
 	var grafts []graft
-	for _, name := range deviceNodes {
+	nodes := slices.Clone(deviceNodes)
+	for _, name := range engineNodes {
+		if spec.isEngine() && !missing("/dev/"+name) {
+			nodes = append(nodes, name)
+		}
+	}
+	for _, name := range nodes {
 		t, err := cloneTree(unix.AT_FDCWD, "/dev/"+name, flagsDevice)
 		if err != nil {
 			return nil, err

@@ -16,10 +16,10 @@ import (
 )
 
 // startCommand executes CMD on a thread that has been confined and is never used for anything else.
-func startCommand(o orders, dir inode) (int, error) {
+func startCommand(o orders) (int, error) {
 	var pid int
 	var err error
-	onThreadOfItsOwn(func() { pid, err = confineAndExec(o, dir) })
+	onThreadOfItsOwn(func() { pid, err = confineAndExec(o) })
 	return pid, err
 }
 
@@ -40,18 +40,12 @@ func onThreadOfItsOwn(f func()) {
 	<-done
 }
 
-func confineAndExec(o orders, dir inode) (int, error) {
+func confineAndExec(o orders) (int, error) {
 	if err := confine(); err != nil {
 		return 0, err
 	}
 	if err := dropOwnPrivileges(); err != nil {
 		return 0, err
-	}
-	name := o.Spec.Command[0]
-	cwd := insideDir(o.Spec, dir)
-	file, err := lookPath(name, lookupEnv(o.Spec.Env, "PATH"), cwd)
-	if err != nil {
-		return 0, &ExecError{Name: name, Err: err}
 	}
 	streams, err := handOverStreams()
 	if err != nil {
@@ -62,6 +56,17 @@ func confineAndExec(o orders, dir inode) (int, error) {
 			unix.Close(int(fd))
 		}
 	}()
+	return execCommand(o, streams)
+}
+
+// execCommand finds CMD and executes it with these streams.
+func execCommand(o orders, streams [3]uintptr) (int, error) {
+	name := o.Spec.Command[0]
+	cwd := insideDir(o.Spec, o.Dir)
+	file, err := lookPath(name, lookupEnv(o.Spec.Env, "PATH"), cwd)
+	if err != nil {
+		return 0, &ExecError{Name: name, Err: err}
+	}
 	pid, err := syscall.ForkExec(file, o.Spec.Command, &syscall.ProcAttr{
 		Dir: cwd, Env: o.Spec.Env, Files: streams[:],
 		// Without a terminal of the caller CMD gets a session of its own, so that it cannot open that terminal either.

@@ -99,3 +99,16 @@ func dropOwnPrivilegesSupported() bool {
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_GETPID, 0, 0, 0)
 	return errno == 0
 }
+
+// confineEngine is confine for a CMD that is root over the inner namespaces: it keeps its capabilities, which are good for
+// nothing else, may gain them from setuid programs of images, and may make namespaces. What is left is the filter.
+func confineEngine() error {
+	fail := func(what string, err error) error { return &SetupError{Step: StepConfine, Path: what, Err: err} }
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fail("core limit", err)
+	}
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {
+		return fail("session keyring", err)
+	}
+	return filterEngineSyscalls()
+}

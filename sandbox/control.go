@@ -24,6 +24,7 @@ type message struct {
 	Op      string
 	Link    LinkInfo `json:",omitzero"` // opReady
 	Diag    bool     `json:",omitempty"`
+	NetNS   bool     `json:",omitempty"` // the network namespace comes along
 	Ports   []uint16 `json:",omitempty"` // opReady: the port of each listener that follows
 	Signal  int      `json:",omitempty"` // opSignal; opExit: the signal that ended CMD
 	Code    int      `json:",omitempty"` // opExit
@@ -32,6 +33,8 @@ type message struct {
 
 const (
 	opReady   = "ready"
+	opMapped  = "mapped" // launcher -> init: the user namespace has its ids (profile engine)
+	opLink    = "link"   // init -> launcher: the descriptors, before opReady (profile engine)
 	opGo      = "go"
 	opStarted = "started"
 	opSignal  = "signal"
@@ -39,7 +42,7 @@ const (
 	opFailed  = "failed"
 
 	maxMessage = 64 << 10
-	maxFds     = 3 + 2*maxHostPorts
+	maxFds     = 4 + 2*maxHostPorts
 )
 
 // failure carries an error over the process boundary.
@@ -108,6 +111,15 @@ func newControl(fd int) (*control, error) {
 		return nil, errors.New("open control socket: not a unix socket")
 	}
 	return &control{u}, nil
+}
+
+// openControl opens init's end without taking the inherited descriptor over: there may be others to inherit it.
+func openControl() (*control, error) {
+	fd, err := unix.FcntlInt(controlFd, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, &SetupError{Step: StepInit, Path: "control socket", Err: err}
+	}
+	return newControl(fd)
 }
 
 // send writes m and copies of fds as one packet.

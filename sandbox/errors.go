@@ -19,7 +19,9 @@ const (
 	StepWrite      = "write file"
 	StepListen     = "listen for host port"
 	StepConfine    = "confine"
-	StepInit       = "run init" // init died or answered nonsense
+	StepMapIDs     = "map ids"    // profile engine: by newuidmap and newgidmap
+	StepEngine     = "run engine" // profile engine: rootlesskit could not do its part
+	StepInit       = "run init"   // init died or answered nonsense
 )
 
 // SetupError is a wall that could not be built. Nothing of the sandbox is left when Start or Release returns one.

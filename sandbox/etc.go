@@ -15,18 +15,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// generated is a file of /etc that is ours.
+type generated struct {
+	name     string
+	content  []byte
+	required bool
+}
+
 // writeEtc puts the generated files in place of the host's. /etc itself stays the host's, read-only.
-func (r root) writeEtc(spec Spec, passwd []byte) error {
-	files := []struct {
-		name     string
-		content  []byte
-		required bool
-	}{
+func (r root) writeEtc(o orders, passwd []byte) error {
+	spec := o.Spec
+	files := []generated{
 		{"/etc/resolv.conf", resolvConf(spec), true},
 		{"/etc/hosts", hostsFile(spec), true},
 		{"/etc/hostname", []byte(spec.Hostname + "\n"), false},
 		{"/etc/nsswitch.conf", r.nsswitch(), false},
 		{"/etc/passwd", passwd, false},
+	}
+	if spec.isEngine() {
+		own := o.owner()
+		for name, content := range map[string][]byte{"/etc/subuid": o.subIDs(spec.SubUIDs, own.uid), "/etc/subgid": o.subIDs(spec.SubGIDs, own.gid)} {
+			files = append(files, generated{name, content, true})
+		}
 	}
 	for _, f := range files {
 		if f.content == nil {
@@ -152,13 +162,13 @@ func (r root) nsswitch() []byte {
 
 // passwdWith is the host's passwd file with a line for the calling user, who may come from a directory service that
 // cannot be asked inside. nil when the user has a line, or there is no such file.
-func passwdWith(home string) []byte {
+func passwdWith(home string, own owner) []byte {
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	uid := fmt.Sprint(os.Geteuid())
+	uid := fmt.Sprint(own.uid)
 	var b strings.Builder
 	for line := range lines(f) {
 		if fields := strings.Split(line, ":"); len(fields) > 2 && fields[2] == uid {
@@ -166,6 +176,6 @@ func passwdWith(home string) []byte {
 		}
 		b.WriteString(line + "\n")
 	}
-	fmt.Fprintf(&b, "user:x:%s:%d:user:%s:/bin/sh\n", uid, os.Getegid(), home)
+	fmt.Fprintf(&b, "user:x:%s:%d:user:%s:/bin/sh\n", uid, own.gid, home)
 	return []byte(b.String())
 }

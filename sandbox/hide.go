@@ -23,10 +23,14 @@ var hiddenKernel = []string{
 // frozenKernel is what of /proc would be writable by an owner without any capability, as root is.
 var frozenKernel = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 
-// mountKernel mounts /proc and /sys.
-func (r root) mountKernel(proc tree) error {
+// mountKernel mounts /proc and /sys. With profile engine nothing of them is covered: the kernel lets nobody mount a /proc
+// that shows more than the one there is, and containers need their own. Nor need it be, since the host's root is nobody there.
+func (r root) mountKernel(proc tree, spec Spec) error {
 	if err := r.mount(proc, "/proc"); err != nil {
 		return err
+	}
+	if spec.isEngine() {
+		return r.mountEngineSys()
 	}
 	if err := r.mountSys(); err != nil {
 		return err
@@ -44,6 +48,19 @@ func (r root) mountKernel(proc tree) error {
 		}
 	}
 	return r.hideAll(hiddenKernel, anything)
+}
+
+// mountEngineSys mounts /sys and, to be read, the sandbox's own part of the control groups, where engines look for what
+// kind the host has. A host without the second kind has none inside.
+func (r root) mountEngineSys() error {
+	if err := r.mountNew("/sys", "sysfs", flagsData); err != nil {
+		return err
+	}
+	t, err := newTree("cgroup2", flagsReadOnly|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil
+	}
+	return r.mount(t, "/sys/fs/cgroup")
 }
 
 // mountSys mounts a sysfs that shows the sandbox's own network devices. Where the kernel refuses one (the visible /sys

@@ -27,9 +27,13 @@ func IsInit() bool { return os.Getpid() == 1 && len(os.Args) > 0 && os.Args[0] =
 
 // InitMain is PID 1 of a sandbox. It never returns, and ends without the runtime's last words: nothing waits for them.
 func InitMain() {
+	if len(os.Args) > 1 && os.Args[1] == unmapped {
+		awaitMapping()
+		syscall.Exit(exitFailed) // the launcher sees that we are gone
+	}
 	unix.CloseOnExec(controlFd)
 	unix.CloseOnExec(ordersFd)
-	ctl, err := newControl(controlFd)
+	ctl, err := openControl()
 	if err != nil {
 		syscall.Exit(exitFailed) // not started by a launcher
 	}
@@ -50,7 +54,12 @@ func runInit(ctl *control) error {
 	if err != nil {
 		return err
 	}
-	dir := inodeOf(o.Spec.Dir)
+	o.Dir, o.Umask = inodeOf(o.Spec.Dir), umask
+	if o.Spec.isEngine() {
+		return engineInit(o)
+	}
+	unix.Close(controlFd)
+	unix.Close(ordersFd)
 	net, err := buildWalls(o)
 	if err != nil {
 		return err
@@ -66,7 +75,7 @@ func runInit(ctl *control) error {
 		return fmt.Errorf("wait for release: got %q, %v", m.Op, err)
 	}
 	unix.Umask(umask)
-	pid, err := startCommand(o, dir)
+	pid, err := startCommand(o)
 	if err != nil {
 		return err
 	}
@@ -88,6 +97,9 @@ func buildWalls(o orders) (*network, error) {
 	}
 	if err := unix.Sethostname([]byte(o.Spec.Hostname)); err != nil {
 		return nil, &SetupError{Step: StepNamespaces, Path: "hostname", Err: err}
+	}
+	if o.Spec.isEngine() { // the network is the inner namespaces'
+		return nil, buildRoot(o, proc)
 	}
 	if err := tuneKernel(proc, o.Spec); err != nil {
 		return nil, err
@@ -128,10 +140,14 @@ func readDirNames(p string) ([]string, error) {
 }
 
 func readOrders() (orders, error) {
-	f := os.NewFile(ordersFd, "spec")
-	defer f.Close()
 	var o orders
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<40))
+	fd, err := unix.FcntlInt(ordersFd, unix.F_DUPFD_CLOEXEC, 3) // others may have to read it too
+	var b []byte
+	if err == nil {
+		f := os.NewFile(uintptr(fd), "spec")
+		defer f.Close()
+		b, err = io.ReadAll(io.NewSectionReader(f, 0, 1<<40))
+	}
 	if err == nil {
 		err = json.Unmarshal(b, &o)
 	}
@@ -142,7 +158,7 @@ func readOrders() (orders, error) {
 }
 
 // inode identifies a directory across the change of roots.
-type inode struct{ dev, ino uint64 }
+type inode struct{ Dev, Ino uint64 }
 
 func inodeOf(p string) inode {
 	var st unix.Stat_t

@@ -86,7 +86,11 @@ func (t tree) attach(at int, name string) error {
 
 // root is the directory that is to become CMD's root. Names are resolved below it and never outside, and by makeEntry
 // without following a symbolic link: the home was CMD's to write in earlier runs.
-type root struct{ fd int }
+// What is made in a directory of the owner's is the owner's.
+type root struct {
+	fd  int
+	own owner
+}
 
 // mount hangs t at name, making the directory entry and those above it.
 func (r root) mount(t tree, name string) error {
@@ -142,9 +146,9 @@ func (r root) makeEntry(name string, dir bool) (int, error) {
 		}
 		var next int
 		if i < len(parts)-1 || dir {
-			next, err = openOrMake(at, part, unix.O_DIRECTORY, func() error { return unix.Mkdirat(at, part, 0o755) })
+			next, err = openOrMake(at, part, unix.O_DIRECTORY, func() error { return r.give(at, part, unix.Mkdirat(at, part, 0o755)) })
 		} else {
-			next, err = openOrMake(at, part, 0, func() error { return makeFile(at, part) })
+			next, err = openOrMake(at, part, 0, func() error { return r.give(at, part, makeFile(at, part)) })
 		}
 		unix.Close(at)
 		at = next
@@ -187,6 +191,17 @@ func makeFile(at int, name string) error {
 	return err
 }
 
+// give makes the entry part of the directory at, which was just made unless err says otherwise, the owner's.
+func (r root) give(at int, part string, err error) error {
+	var st unix.Stat_t
+	if err == nil && r.own.uid != os.Geteuid() {
+		if err = unix.Fstat(at, &st); err == nil && int(st.Uid) == r.own.uid {
+			err = unix.Fchownat(at, part, r.own.uid, r.own.gid, unix.AT_SYMLINK_NOFOLLOW)
+		}
+	}
+	return err
+}
+
 // symlink makes name point to target.
 func (r root) symlink(target, name string) error {
 	dir, err := r.makeEntry(path.Dir(name), true)
@@ -217,6 +232,7 @@ func (r root) replaceFile(name string, content []byte, mode uint32) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	err = r.give(dir, tmp, err)
 	if err == nil {
 		err = unix.Renameat(dir, tmp, dir, path.Base(name))
 	}

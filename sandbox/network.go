@@ -24,6 +24,7 @@ type network struct {
 	info      LinkInfo
 	dial      int
 	diag      int // -1 if the kernel has none
+	netns     int // -1 where init's own will do
 	listeners []listener
 }
 
@@ -33,7 +34,7 @@ type listener struct {
 }
 
 func (n *network) ready() message {
-	m := message{Op: opReady, Link: n.info, Diag: n.diag >= 0}
+	m := message{Op: opReady, Link: n.info, Diag: n.diag >= 0, NetNS: n.netns >= 0}
 	for _, l := range n.listeners {
 		m.Ports = append(m.Ports, l.port)
 	}
@@ -44,6 +45,9 @@ func (n *network) fds() []int {
 	fds := []int{n.link, n.dial}
 	if n.diag >= 0 {
 		fds = append(fds, n.diag)
+	}
+	if n.netns >= 0 {
+		fds = append(fds, n.netns)
 	}
 	for _, l := range n.listeners {
 		fds = append(fds, l.fd)
@@ -61,7 +65,7 @@ func buildNetwork(spec Spec) (*network, error) {
 		return nil, &SetupError{Step: StepAddress, Path: "netlink", Err: err}
 	}
 	defer h.Close()
-	n := &network{diag: -1}
+	n := &network{diag: -1, netns: -1}
 	if n.link, n.info, err = makeLink(spec); err != nil {
 		return nil, err
 	}
@@ -84,7 +88,7 @@ func makeLink(spec Spec) (int, LinkInfo, error) {
 		return makeVeth(spec)
 	}
 	fd, info, err := makeTap(spec)
-	if err == nil || spec.Link == "tap" {
+	if err == nil || spec.Link == "tap" || spec.isEngine() {
 		return fd, info, err
 	}
 	fd, info, verr := makeVeth(spec)
@@ -190,13 +194,15 @@ func hostNet(addr netip.Addr) *net.IPNet {
 func tuneKernel(proc tree, spec Spec) error {
 	group := strconv.Itoa(os.Getegid())
 	settings := [][2]string{
-		{"user/max_user_namespaces", "0"}, // none inside ours, after this
 		{"net/ipv4/ip_unprivileged_port_start", "0"},
 		{"net/ipv4/ping_group_range", group + " " + group}, // ping without CAP_NET_RAW
 		{"net/ipv4/conf/default/accept_redirects", "0"},
 		{"net/ipv6/conf/default/accept_redirects", "0"},
 		{"net/ipv6/conf/default/accept_ra", "0"},
 		{"net/ipv6/conf/default/autoconf", "0"},
+	}
+	if !spec.isEngine() {
+		settings = append(settings, [2]string{"user/max_user_namespaces", "0"}) // none inside ours, after this
 	}
 	if !spec.Addr6.IsValid() {
 		settings = append(settings, [2]string{"net/ipv6/conf/default/disable_ipv6", "1"})

@@ -18,21 +18,21 @@ const newRootAt = "/proc"
 // first does not matter.
 func buildRoot(o orders, proc tree) error {
 	spec := o.Spec
-	grafts, err := collect(spec)
+	grafts, err := collect(o)
 	if err != nil {
 		return err
 	}
-	devices, err := collectDevices()
+	devices, err := collectDevices(spec)
 	if err != nil {
 		return err
 	}
 	sockets, secrets := socketPaths(o), slices.Clone(spec.Hide)
-	if spec.FS == "private" && os.Geteuid() == 0 {
+	if spec.FS == "private" && o.AsRoot {
 		secrets = append(secrets, rootSecrets()...)
 	}
-	passwd := passwdWith(spec.HomePath)
+	passwd := passwdWith(spec.HomePath, o.owner())
 
-	r, err := newRoot(spec.FS)
+	r, err := newRoot(spec.FS, o.owner())
 	if err != nil {
 		return err
 	}
@@ -46,12 +46,12 @@ func buildRoot(o orders, proc tree) error {
 		}
 	}
 	steps := []func() error{
-		func() error { return r.mountVolatile(private) },
+		func() error { return r.mountVolatile(o) },
 		r.mountStage,
 		func() error { return r.mountDevices(devices) },
-		func() error { return r.mountKernel(proc) },
+		func() error { return r.mountKernel(proc, spec) },
 		func() error { return r.mountGrafts(grafts) },
-		func() error { return r.writeEtc(spec, passwd) },
+		func() error { return r.writeEtc(o, passwd) },
 		freeze("/etc"),
 		func() error { return r.writeFiles(spec) },
 		func() error { return r.hideAll(secrets, anything) },
@@ -71,13 +71,13 @@ func buildRoot(o orders, proc tree) error {
 }
 
 // newRoot makes the directory to build in: for FS "private" an empty file system in memory, for "host" the host's.
-func newRoot(fsMode string) (root, error) {
+func newRoot(fsMode string, own owner) (root, error) {
 	open := func(p string) (root, error) {
 		fd, err := unix.Open(p, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return root{}, &SetupError{Step: StepMount, Path: p, Err: err}
 		}
-		return root{fd}, nil
+		return root{fd, own}, nil
 	}
 	if fsMode == "host" {
 		return open("/")
@@ -97,15 +97,19 @@ func newRoot(fsMode string) (root, error) {
 }
 
 // mountVolatile makes the directories that live in memory and end with the sandbox.
-func (r root) mountVolatile(private bool) error {
+func (r root) mountVolatile(o orders) error {
+	private := o.Spec.FS == "private"
 	type volatile struct {
 		at      string
 		options []string
 	}
 	list := []volatile{
 		{"/tmp", []string{"mode=1777"}},
-		{"/run", []string{"mode=0755", "size=64m"}},
+		{"/run", o.owner().options("mode=0755", "size=64m")},
 		{"/var/tmp", []string{"mode=1777"}},
+	}
+	if o.Spec.isEngine() { // all of /var is kept
+		list = list[:2]
 	}
 	if !private {
 		list = slices.DeleteFunc(list, func(v volatile) bool { return !isDir(v.at) })
@@ -134,6 +138,9 @@ func (r root) mountVolatile(private bool) error {
 		if err := r.symlink(to, "/run/current-system"); err != nil {
 			return err
 		}
+	}
+	if o.Spec.isEngine() {
+		return nil // /var is to come
 	}
 	return r.symlink("../run", "/var/run")
 }

@@ -24,7 +24,10 @@ func (s *Sandbox) Release() error {
 	if again {
 		return errors.New("release: sandbox was released before")
 	}
-	if err := s.ctl.send(message{Op: opGo}); err != nil {
+	streams := take(s, &s.streams)
+	err := s.ctl.send(message{Op: opGo}, streams...)
+	closeAll(streams)
+	if err != nil {
 		return s.gone(err)
 	}
 	err, ok := <-s.started

@@ -33,6 +33,8 @@ type Sandbox struct {
 	listeners map[uint16][]*os.File
 	dial      *os.File
 	diag      *os.File
+	netns     *os.File // nil: init's own
+	streams   []int    // CMD's, with profile engine until Release
 	released  bool
 	closed    bool
 
@@ -78,12 +80,15 @@ type orders struct {
 	Spec           Spec
 	Sockets        []string // path-named UNIX sockets of the host's network namespace
 	SharedTerminal bool
+	AsRoot         bool  // the caller is the host's root
+	Dir            inode `json:",omitzero"` // of Spec.Dir; init looks before it changes roots
+	Umask          int   `json:",omitempty"`
 }
 
 // startInit clones init into its namespaces. SelfExe is executed before any mount changes, so its path is the host's.
 func (s *Sandbox) startInit(spec Spec) error {
 	fail := func(err error) error { return &SetupError{Step: StepInit, Err: err} }
-	payload, err := sealedJSON(orders{spec, hostSockets(), s.terminal != nil})
+	payload, err := sealedJSON(orders{Spec: spec, Sockets: hostSockets(), SharedTerminal: s.terminal != nil, AsRoot: os.Geteuid() == 0})
 	if err != nil {
 		return fail(err)
 	}
@@ -109,13 +114,45 @@ func (s *Sandbox) startInit(spec Spec) error {
 			files[i] = null
 		}
 	}
+	attr := &os.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: namespaces()}
+	args := []string{initName}
+	if spec.isEngine() {
+		if err := s.keepStreams(spec, null); err != nil {
+			return fail(err)
+		}
+		args = append(args, unmapped)
+		attr.Sys.UidMappings, attr.Sys.GidMappings, attr.Sys.AmbientCaps = nil, nil, nil // mapIDs gives them
+		files[0], files[1] = null, null
+		if !spec.Debug {
+			files[2] = null
+		}
+	}
 	started := make(chan error)
-	go s.keep(spec.SelfExe, files, started)
+	go s.keep(spec.SelfExe, args, attr, started)
 	if err := <-started; err != nil {
 		s.ctl.conn.Close()
 		return namespaceError(spec.SelfExe, err)
 	}
+	if spec.isEngine() {
+		if err := s.mapIDs(spec); err != nil {
+			s.Close()
+			return err
+		}
+	}
 	return nil
+}
+
+// namespaces says what init is cloned into, as the calling user.
+func namespaces() *syscall.SysProcAttr {
+	uid, gid := os.Geteuid(), os.Getegid()
+	return &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
+			syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
+		AmbientCaps: initCaps(),
+		Pdeathsig:   syscall.SIGKILL,
+	}
 }
 
 // namespaceError tells a kernel that refuses namespaces from a binary that is not there.
@@ -132,21 +169,10 @@ func namespaceError(exe string, err error) error {
 }
 
 // keep is the goroutine whose thread forked init. PDEATHSIG follows that thread, so it stays until init is gone.
-func (s *Sandbox) keep(exe string, files []*os.File, started chan<- error) {
+func (s *Sandbox) keep(exe string, args []string, attr *os.ProcAttr, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	uid, gid := os.Geteuid(), os.Getegid()
-	p, err := os.StartProcess(exe, []string{initName}, &os.ProcAttr{
-		Dir: "/", Env: []string{}, Files: files,
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
-				syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
-			AmbientCaps: initCaps(),
-			Pdeathsig:   syscall.SIGKILL,
-		},
-	})
+	p, err := os.StartProcess(exe, args, attr)
 	if err != nil {
 		started <- err
 		return
@@ -170,25 +196,45 @@ func initCaps() []uintptr {
 	}
 }
 
-// awaitReady reads the first message of init: the link and all that comes with it, or why there is none.
+// awaitReady reads the first messages of init: the link and all that comes with it, or why there is none. With profile
+// engine these come before the walls are complete, in a message of their own.
 func (s *Sandbox) awaitReady() error {
 	s.ctl.conn.SetReadDeadline(time.Now().Add(setupTimeout))
-	m, fds, err := s.ctl.receive()
-	switch {
-	case err != nil:
-		return &SetupError{Step: StepInit, Err: fmt.Errorf("wait for set-up: %w", err)}
-	case m.Op == opFailed && m.Failure != nil:
-		return m.Failure.err()
+	defer s.ctl.conn.SetReadDeadline(time.Time{})
+	for linked := false; ; linked = true {
+		m, fds, err := s.ctl.receive()
+		switch {
+		case err != nil:
+			return &SetupError{Step: StepInit, Err: fmt.Errorf("wait for set-up: %w", err)}
+		case m.Op == opFailed && m.Failure != nil:
+			closeAll(fds)
+			return m.Failure.err()
+		case m.Op == opReady && linked && len(fds) == 0:
+			return nil
+		case m.Op != opReady && m.Op != opLink || linked || len(fds) != m.descriptors():
+			closeAll(fds)
+			return &SetupError{Step: StepInit, Err: fmt.Errorf("unexpected message %q with %d descriptors", m.Op, len(fds))}
+		}
+		s.adopt(m, fds)
+		if m.Op == opReady {
+			return nil
+		}
 	}
-	want := 2 + len(m.Ports)
-	if m.Diag {
-		want++
+}
+
+// descriptors is how many come along with the link.
+func (m message) descriptors() int {
+	n := 2 + len(m.Ports)
+	for _, one := range []bool{m.Diag, m.NetNS} {
+		if one {
+			n++
+		}
 	}
-	if m.Op != opReady || len(fds) != want {
-		closeAll(fds)
-		return &SetupError{Step: StepInit, Err: fmt.Errorf("unexpected message %q with %d descriptors", m.Op, len(fds))}
-	}
-	s.ctl.conn.SetReadDeadline(time.Time{})
+	return n
+}
+
+// adopt takes over what comes along with the link.
+func (s *Sandbox) adopt(m message, fds []int) {
 	next := func(name string) *os.File {
 		f := os.NewFile(uintptr(fds[0]), name)
 		fds = fds[1:]
@@ -198,11 +244,13 @@ func (s *Sandbox) awaitReady() error {
 	if m.Diag {
 		s.diag = next("diag")
 	}
+	if m.NetNS {
+		s.netns = next("netns")
+	}
 	s.listeners = make(map[uint16][]*os.File)
 	for _, port := range m.Ports {
 		s.listeners[port] = append(s.listeners[port], next(fmt.Sprintf("host-port-%d", port)))
 	}
-	return nil
 }
 
 // Link returns the host's end of the link, non-blocking. The caller owns the file and closes it; when its last copy is
@@ -221,6 +269,18 @@ func (s *Sandbox) DialSocket() *os.File { return take(s, &s.dial) }
 // DiagSocket returns a NETLINK_SOCK_DIAG socket of the sandbox's network namespace, nil if the kernel has none.
 // The caller owns the file. A second call returns nil.
 func (s *Sandbox) DiagSocket() *os.File { return take(s, &s.diag) }
+
+// NetNS opens the sandbox's network namespace. The caller owns the file. It is for one call.
+func (s *Sandbox) NetNS() (*os.File, error) {
+	if f := take(s, &s.netns); f != nil {
+		return f, nil
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.InitPID()))
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	return f, nil
+}
 
 // take empties *field and returns what was in it.
 func take[T any](s *Sandbox, field *T) T {
@@ -244,9 +304,10 @@ func (s *Sandbox) Close() error {
 	s.proc.Kill() // an error means that it is dead already
 	<-s.dead
 	s.ctl.conn.Close()
-	for _, f := range []*os.File{take(s, &s.link), take(s, &s.dial), take(s, &s.diag)} {
+	for _, f := range []*os.File{take(s, &s.link), take(s, &s.dial), take(s, &s.diag), take(s, &s.netns)} {
 		f.Close() // of a nil *os.File is an error and nothing else
 	}
+	closeAll(take(s, &s.streams))
 	for _, fs := range take(s, &s.listeners) {
 		for _, f := range fs {
 			f.Close()

@@ -66,6 +66,17 @@ type Spec struct {
 	// HostPorts are ports on which 127.0.0.1 and ::1 inside listen for the caller; at most 64. See HostPortListeners.
 	HostPorts []uint16
 
+	// Profile is "tool" (the empty string too) or "engine": CMD is root over namespaces of its own, many ids are mapped,
+	// and new namespaces may be made, so that container engines run. See the package comment.
+	Profile string
+	// SubUIDs and SubGIDs are the caller's subordinate ids, for profile "engine". Called by root, the first of them is
+	// root inside.
+	SubUIDs, SubGIDs []IDRange
+	// Var is the host directory that becomes /var inside with profile "engine", writable and kept; empty: in memory.
+	Var string
+	// Debug lets the libraries of profile "engine" talk to the caller's stderr.
+	Debug bool
+
 	// SelfExe is the binary that calls [InitMain]; empty is /proc/self/exe.
 	SelfExe string
 	// TunPath is the TUN device; empty is /dev/net/tun.
@@ -171,13 +182,18 @@ func (s Spec) check() error {
 			return bad(name, "is a directory: the program could walk through all of the host's files from there")
 		}
 	}
+	if err := s.checkEngine(bad); err != nil {
+		return err
+	}
 	return s.checkPaths(bad)
 }
 
 func (s Spec) checkPaths(bad func(path, format string, args ...any) error) error {
 	paths := slices.Concat([]string{s.HomePath}, s.ReadOnly, s.Hide, slices.Collect(maps.Keys(s.Files)))
-	if s.Home != "" {
-		paths = append(paths, s.Home)
+	for _, p := range []string{s.Home, s.Var} {
+		if p != "" {
+			paths = append(paths, p)
+		}
 	}
 	for _, sh := range s.Shares {
 		if path.Clean(sh.Inside) == "/" {

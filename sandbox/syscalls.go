@@ -49,18 +49,20 @@ var missingCalls = []string{
 }
 
 // filterSyscalls puts the filters on the calling thread, and so on what it executes. It comes last in confine.
-func filterSyscalls() error {
+func filterSyscalls() error { return loadFilters(refusedCalls, missingCalls, callFilters()) }
+
+func loadFilters(refused, missing []string, arguments []callFilter) error {
 	fail := func(err error) error { return &SetupError{Step: StepConfine, Path: "seccomp", Err: err} }
 	info, err := arch.GetInfo("")
 	if err != nil {
 		return fail(err)
 	}
-	if err := filterArguments(uint32(info.ID)); err != nil {
+	if err := filterArguments(uint32(info.ID), arguments); err != nil {
 		return fail(err)
 	}
 	policy := seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
-		{Action: errnoAction(unix.EPERM), Names: known(info, refusedCalls)},
-		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls)},
+		{Action: errnoAction(unix.EPERM), Names: known(info, refused)},
+		{Action: errnoAction(unix.ENOSYS), Names: known(info, missing)},
 	}}
 	if err := seccomp.LoadFilter(seccomp.Filter{Policy: policy}); err != nil {
 		return fail(err)
