@@ -38,6 +38,8 @@ func withHint(err error) error {
 	switch se.Step {
 	case sandbox.StepNamespaces:
 		return hint(err, "%s", namespaceFix(err))
+	case sandbox.StepMapIDs:
+		return hint(err, "%s", mapIDsFix(se))
 	case sandbox.StepTap, sandbox.StepLink:
 		return hint(err, "%s", tunFix(err))
 	case sandbox.StepProc:

@@ -95,13 +95,14 @@ func (l *launch) start() error {
 		defer stdout.Close()
 		l.spec.Stdin, l.spec.Stdout, l.stdoutDone = stdin, stdout, finished
 	}
+	l.spec.Debug = l.logLevel == "debug"
 	box, err := sandbox.Start(l.spec)
 	if err != nil {
 		return err
 	}
 	l.box = box
-	if l.netns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", box.InitPID())); err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
+	if l.netns, err = box.NetNS(); err != nil {
+		return err
 	}
 	if err := l.configureDataPath(); err != nil {
 		return err

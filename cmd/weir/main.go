@@ -2,7 +2,7 @@
 // named, judged and recorded by weir itself.
 //
 // One binary plays three parts, told apart by its name in argv[0]: the command that people type, the data path of a
-// sandbox (datapath.go) and the sandbox's PID 1 (package sandbox). Parts of weir are joined only here, and only here is
+// sandbox (datapath.go) and the sandbox's PID 1 (package sandbox; with --profile engine there is package engine besides). Parts of weir are joined only here, and only here is
 // anything said to people (ui.go).
 package main
 
@@ -11,6 +11,7 @@ import (
 
 	"github.com/weir-dev/weir/netstack"
 	"github.com/weir-dev/weir/sandbox"
+	"github.com/weir-dev/weir/sandbox/engine"
 )
 
 func main() {
@@ -18,6 +19,8 @@ func main() {
 	switch {
 	case sandbox.IsInit():
 		sandbox.InitMain()
+	case engine.Is():
+		engine.Main()
 	case isDataPath():
 		dataPathMain()
 	case os.Args[0] == probeTProxyName:

@@ -54,6 +54,7 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
   weir run --allow '*.example.com' --allow '192.0.2.0/24:5432' --share . -- ./server
   weir run --learn learned.yaml -- npx -y some-server     # then: review it, and
   weir run -f learned.yaml -- npx -y some-server          # enforce it
+  weir run --profile engine --allow registry.example -- podman run registry.example/server
   weir run --share "$PWD:ro" --host-port 5432 -- psql -h localhost`,
 		Args: cobra.ArbitraryArgs,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -99,7 +100,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.env, "env", nil, "pass `NAME[=VALUE]` on to CMD (repeatable)")
 	s.IntSliceVar(&f.hostPorts, "host-port", nil, "reach the host's loopback `PORT` from inside, as host.weir.internal and localhost")
 	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback")
-	s.StringVar(&f.profile, "profile", "tool", "`PROFILE` of what may run inside: tool")
+	s.StringVar(&f.profile, "profile", "tool", "`PROFILE` of what may run inside: tool, or engine for container engines and images with many users")
 	s.StringVar(&f.mcp, "mcp", "auto", "`WHEN` to read along in MCP on stdio to know the server's phase: auto or off")
 	s.BoolVar(&f.tunnel, "tunnel", false, "offer this run's tunnel route to a client: not built yet")
 	s.Lookup("tunnel").Hidden = true
@@ -155,7 +156,7 @@ func (p *plan) checkFlags() error {
 		{"door", p.door, []string{"netstack"}, map[string]string{"tproxy": "the tproxy door is not built yet", "both": "the tproxy door is not built yet"}},
 		{"link", p.link, []string{"tap", "veth", "auto"}, nil},
 		{"fs", p.fs, []string{"private", "host"}, nil},
-		{"profile", p.profile, []string{"tool"}, map[string]string{"engine": "the engine profile is not built yet"}},
+		{"profile", p.profile, []string{"tool", "engine"}, nil},
 		{"mcp", p.mcp, []string{"auto", "off"}, nil},
 		{"fail-on", p.failOn, []string{"", "denied", "first-seen"}, nil},
 		{"route", p.route, []string{"", "direct", "tunnel"}, nil},
@@ -167,6 +168,9 @@ func (p *plan) checkFlags() error {
 			return fmt.Errorf("--%s %s: %s", c.flag, c.value, why)
 		}
 		return fmt.Errorf("--%s %q: want %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.known, ", "), ", "))
+	}
+	if err := p.checkProfile(); err != nil {
+		return err
 	}
 	if p.tunnel {
 		return errors.New("--tunnel: the tunnel is not built yet")

@@ -78,6 +78,11 @@ func (p *plan) buildSpec() error {
 		p.spec.ReadOnly = toolPaths(home, env)
 		p.spec.Files = settingsFiles(home)
 	}
+	if p.profile == "engine" {
+		if err := p.engineSpec(); err != nil {
+			return err
+		}
+	}
 	if p.fs == "host" {
 		own, err := ownDirs()
 		if err != nil {
@@ -100,6 +105,9 @@ func (p *plan) appHome() (string, error) {
 		return "", err
 	}
 	dir = filepath.Join(dir, "weir", "apps", p.app, "home")
+	if p.profile == "engine" {
+		dir = filepath.Join(filepath.Dir(dir), "engine", "home")
+	}
 	if p.dryRun {
 		return dir, nil
 	}
