@@ -25,6 +25,10 @@ func (s *Stack) addStackCounters(out map[string]uint64) {
 		}
 	}
 	v4, v6 := stats.ICMP.V4, stats.ICMP.V6
+	in := v4.PacketsReceived
+	if n := sum(in.Redirect, in.SrcQuench, in.Timestamp, in.TimestampReply, in.InfoRequest, in.InfoReply); n > 0 {
+		out[countICMPType] += n // gVisor knows these types and does nothing about them
+	}
 	for name, n := range map[string]uint64{
 		countUnknownProtocol: unknown,
 		countIPMalformed:     stats.IP.MalformedPacketsReceived.Value(),

@@ -24,34 +24,74 @@ type Break struct {
 func Breaks() []Break {
 	return []Break{
 		{"escape", "sandbox/syscalls.go", "func filterSyscalls() error {", "func filterSyscalls() error {\n\tif true {\n\t\treturn nil\n\t}", []string{"escape/io-uring"}},
+		{"packets", "netstack/filter.go", "if !group && eth.DestinationAddress() != f.gateway {", "if !group && f == nil {", []string{"packets/past-the-gateway"}},
+		{"packets", "netstack/filter4.go", "case src != f.addr4:", "case false:", []string{"packets/spoofed-source", "packets/second-address"}},
 	}
 }
 
 // Build compiles the broken weir to path; root is the module's directory.
 func (b Break) Build(root, path string) error {
-	source := filepath.Join(root, b.File)
-	text, err := os.ReadFile(source)
+	if err := buildEdited(root, path, []edit{{b.File, b.Old, b.New}}); err != nil {
+		return fmt.Errorf("break %s: %w", b.Group, err)
+	}
+	return nil
+}
+
+// edit replaces in file, whose name counts from the module's root, the one place that says before.
+type edit struct{ file, before, after string }
+
+// buildEdited compiles weir to path from a source that was changed. The files themselves are not touched.
+func buildEdited(root, path string, edits []edit) error {
+	overlay := map[string]string{}
+	for i, e := range edits {
+		source := filepath.Join(root, e.file)
+		copied := overlay[source]
+		if copied == "" {
+			copied = fmt.Sprintf("%s.%d.go", path, i)
+			if err := copyFile(source, copied); err != nil {
+				return err
+			}
+			overlay[source] = copied
+		}
+		text, err := os.ReadFile(copied)
+		if err != nil {
+			return err
+		}
+		if n := strings.Count(string(text), e.before); n != 1 {
+			return fmt.Errorf("%q is %d times in %s", e.before, n, e.file)
+		}
+		if err := os.WriteFile(copied, []byte(strings.Replace(string(text), e.before, e.after, 1)), 0o644); err != nil {
+			return err
+		}
+	}
+	text, err := json.Marshal(map[string]map[string]string{"Replace": overlay})
 	if err != nil {
-		return fmt.Errorf("break %s: %w", b.Group, err)
+		return err
 	}
-	if n := strings.Count(string(text), b.Old); n != 1 {
-		return fmt.Errorf("break %s: %q is %d times in %s", b.Group, b.Old, n, b.File)
-	}
-	broken := path + ".go"
-	if err := os.WriteFile(broken, []byte(strings.Replace(string(text), b.Old, b.New, 1)), 0o644); err != nil {
-		return fmt.Errorf("break %s: %w", b.Group, err)
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {source: broken}})
-	if err != nil {
-		return fmt.Errorf("break %s: %w", b.Group, err)
-	}
-	if err := os.WriteFile(path+".json", overlay, 0o644); err != nil {
-		return fmt.Errorf("break %s: %w", b.Group, err)
+	if err := os.WriteFile(path+".json", text, 0o644); err != nil {
+		return err
 	}
 	build := exec.Command("go", "build", "-overlay", path+".json", "-o", path, "./cmd/weir")
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("break %s: %w: %s", b.Group, err, out)
+		return fmt.Errorf("build edited weir: %w: %s", err, out)
 	}
 	return nil
+}
+
+func copyFile(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o644)
+}
+
+// moduleRoot is where the sources are: the command and its tests run below it.
+func moduleRoot() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("find sources of weir: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,15 +84,17 @@ func TestGauntlet(t *testing.T) {
 
 // TestBreaks: without a stone of the wall the rows that test it are red.
 func TestBreaks(t *testing.T) {
-	root := moduleRoot(t)
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, b := range Breaks() {
 		t.Run(b.Group, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "weir")
 			if err := b.Build(root, path); err != nil {
 				t.Fatal(err)
 			}
-			broken := *runner
-			broken.Tool = Weir(path)
+			broken := runner.with(Weir(path), b)
 			for _, id := range b.Rows {
 				row, ok := find(id)
 				if !ok {
@@ -134,11 +135,3 @@ func TestTable(t *testing.T) {
 }
 
 const wantedRows = 0
-
-func moduleRoot(t *testing.T) string {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(out))
-}

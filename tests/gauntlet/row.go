@@ -23,6 +23,10 @@ type Row struct {
 	// Privileged lets the control keep the playground's capabilities over its namespaces: the attack is one that a program
 	// could only try if they leaked.
 	Privileged bool
+	// Leaked is for attacks that need a capability. They run in weir twice: in the weir under test, which has to refuse
+	// them, and in one whose step that gives capabilities up was taken out (see [Runner.leaky]), to test what lies behind
+	// that wall. Record and Check are about the second. The control keeps the playground's capabilities, as with Privileged.
+	Leaked bool
 	// Alone keeps other rows from running at the same time.
 	Alone bool
 	// Lacks says what the host lacks for this row, "" for nothing. nil: nothing.

@@ -52,6 +52,11 @@ type Runner struct {
 
 	dir  string
 	self string // this binary, where every sandbox can execute it
+
+	broken    *edit // the leaky weir has it, too
+	leakyOnce sync.Once
+	leakyTool Tool
+	leakyErr  error
 }
 
 // NewRunner opens the world and puts this binary into dir, which stays the caller's.
@@ -70,6 +75,11 @@ func NewRunner(dir string, tool Tool) (*Runner, error) {
 		return nil, fmt.Errorf("copy attacker: %w", err)
 	}
 	return r, nil
+}
+
+// with returns a runner in the same world for a weir that a break was made in.
+func (r *Runner) with(tool Tool, b Break) *Runner {
+	return &Runner{World: r.World, Tool: tool, dir: r.dir, self: r.self, broken: &edit{b.File, b.Old, b.New}}
 }
 
 // Close ends the world.
@@ -124,8 +134,43 @@ func (r *Runner) Run(row Row) Result {
 			return Result{row, Broken, why}
 		}
 	}
-	outcome, why := r.attack(row)
+	if !row.Leaked || !r.Tool.Judges {
+		outcome, why := r.attack(row, r.Tool)
+		return Result{row, outcome, why}
+	}
+	first := row
+	first.Record, first.Check = nil, nil
+	if outcome, why := r.attack(first, r.Tool); outcome != Held {
+		return Result{row, outcome, why}
+	}
+	tool, err := r.leaky()
+	if err != nil {
+		return Result{row, Broken, err.Error()}
+	}
+	outcome, why := r.attack(row, tool)
 	return Result{row, outcome, why}
+}
+
+// leaky returns a weir that leaves CMD every capability that init has over the sandbox's namespaces, and no filter of
+// system calls. It is built when the first row asks for it.
+func (r *Runner) leaky() (Tool, error) {
+	r.leakyOnce.Do(func() {
+		edits := []edit{
+			{"sandbox/command.go", "err := confine();", "err := error(nil);"},
+			{"sandbox/command.go", "err := dropOwnPrivileges();", "err := error(nil);"},
+		}
+		path := filepath.Join(r.dir, "weir-leaky")
+		if r.broken != nil {
+			edits, path = append(edits, *r.broken), path+"-broken"
+		}
+		root, err := moduleRoot()
+		if err == nil {
+			err = buildEdited(root, path, edits)
+		}
+		r.leakyTool, r.leakyErr = Weir(path), err
+		r.leakyTool.Name = "weir with its capabilities leaked"
+	})
+	return r.leakyTool, r.leakyErr
 }
 
 // control runs the attack where nothing is to hold it, and says why it nevertheless failed.
@@ -145,7 +190,7 @@ func (r *Runner) control(row Row, where string, tool Tool, rules []string) strin
 }
 
 // attack runs it in the sandbox.
-func (r *Runner) attack(row Row) (Outcome, string) {
+func (r *Runner) attack(row Row, tool Tool) (Outcome, string) {
 	s, err := r.stage(row, true)
 	if err != nil {
 		return Broken, err.Error()
@@ -155,16 +200,16 @@ func (r *Runner) attack(row Row) (Outcome, string) {
 	if rules == nil {
 		rules = StandardRules
 	}
-	if err := r.run(s, row, r.Tool, rules); err != nil {
+	if err := r.run(s, row, tool, rules); err != nil {
 		if row.Refused != "" && strings.Contains(s.Stderr, row.Refused) && s.Status == 125 {
 			return Held, ""
 		}
-		return Broken, fmt.Sprintf("in %s: %v", r.Tool.Name, err)
+		return Broken, fmt.Sprintf("in %s: %v", tool.Name, err)
 	}
 	if r.harmed(s, row, false) {
 		return Hole, "the attack succeeded: " + s.said()
 	}
-	if !r.Tool.Judges {
+	if !tool.Judges {
 		return Held, ""
 	}
 	for _, pattern := range s.fill(row.Record) {
@@ -219,6 +264,7 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	if err != nil {
 		return err
 	}
+	s.Weir = tool.path
 	cmd := tool.command(r, s, s.fill(rules), []string{r.self, attackWord, string(told)})
 	home := filepath.Join(s.Dir, "home")
 	if err := os.MkdirAll(home, 0o755); err != nil {
@@ -239,7 +285,7 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	}
 	cmd.WaitDelay = time.Second
 	start := playground.Start
-	if row.Privileged && tool.Name == "none" {
+	if (row.Privileged || row.Leaked) && tool.Name == "none" {
 		start = (*exec.Cmd).Start
 	}
 	if err := start(cmd); err != nil {

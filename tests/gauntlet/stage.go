@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 )
 
 // Stage is what lies around one run of one attack.
@@ -30,6 +31,8 @@ type Stage struct {
 	Stdin *os.File
 	// Terminal becomes the controlling terminal of that process, and its standard input. nil: it has none.
 	Terminal *os.File
+	// Weir is the weir that runs the attack, "" for other tools.
+	Weir string
 	// Flags are further flags of weir run; other tools do not get them.
 	Flags []string
 
@@ -42,6 +45,7 @@ type Stage struct {
 	Stdout, Stderr string
 	Events         string
 
+	wire     atomic.Int64 // frames that watchWire was looking for
 	deferred []func()
 }
 

@@ -16,6 +16,8 @@ type Tool struct {
 	// Judges says that the tool is weir: it has rules and a log.
 	Judges bool
 
+	path string // of weir
+
 	// command runs the attack, whose first word is a path of the host, under the tool.
 	command func(r *Runner, s *Stage, rules, attack []string) *exec.Cmd
 }
@@ -27,7 +29,7 @@ const inside = "/run/attack"
 
 // Weir is the weir binary at this path.
 func Weir(path string) Tool {
-	return Tool{Name: "weir", Judges: true, command: func(r *Runner, s *Stage, rules, attack []string) *exec.Cmd {
+	return Tool{Name: "weir", Judges: true, path: path, command: func(r *Runner, s *Stage, rules, attack []string) *exec.Cmd {
 		args := []string{"run", "-q", "--name", "gauntlet", "--events", filepath.Join(s.Dir, eventsName), "--share", attack[0] + ":" + inside + ":ro"}
 		args = slices.Concat(args, rules, s.Flags, []string{"--", inside}, attack[1:])
 		return exec.Command(path, args...)
