@@ -104,7 +104,7 @@ type file[T any] struct {
 
 // get returns the file's meaning and whether it was read again. A file that is away for a moment, as files are that get
 // replaced, keeps its last meaning; one that never was there reads as empty.
-func (f *file[T]) get(path string, parse func(io.Reader) T) (value T, changed bool, err error) {
+func (f *file[T]) get(path string, open func(string) (*os.File, error), parse func(io.Reader) T) (value T, changed bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -112,14 +112,14 @@ func (f *file[T]) get(path string, parse func(io.Reader) T) (value T, changed bo
 		return *f.value, false, nil
 	}
 	f.looked = now
-	if changed, err = f.read(path, parse); f.value == nil {
+	if changed, err = f.read(path, open, parse); f.value == nil {
 		empty := parse(bytes.NewReader(nil))
 		f.value = &empty
 	}
 	return *f.value, changed, err
 }
 
-func (f *file[T]) read(path string, parse func(io.Reader) T) (changed bool, err error) {
+func (f *file[T]) read(path string, open func(string) (*os.File, error), parse func(io.Reader) T) (changed bool, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return false, fmt.Errorf("look at resolver file: %w", err)
@@ -127,7 +127,10 @@ func (f *file[T]) read(path string, parse func(io.Reader) T) (changed bool, err 
 	if f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size() {
 		return false, nil
 	}
-	r, err := os.Open(path)
+	if open == nil {
+		open = os.Open
+	}
+	r, err := open(path)
 	if err != nil {
 		return false, fmt.Errorf("read resolver file: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -31,6 +32,9 @@ type Host struct {
 
 	// Dial opens "udp" and "tcp" connections to the nameservers; nil means a plain [net.Dialer].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Open opens the two files for reading; nil means [os.Open]. That a file has changed is seen by [os.Stat] all the same.
+	Open func(path string) (*os.File, error)
 
 	conf  file[conf]
 	hosts file[hosts]
@@ -62,7 +66,7 @@ func (h *Host) Options() []string { return slices.Clone(h.config().options) }
 // answered within the timeouts of resolv.conf or before ctx ended.
 func (h *Host) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	h.exchanges.Add(1)
-	known, _, err := h.hosts.get(cmp.Or(h.HostsPath, "/etc/hosts"), parseHosts)
+	known, _, err := h.hosts.get(cmp.Or(h.HostsPath, "/etc/hosts"), h.Open, parseHosts)
 	h.debug(err)
 	if r := known.answer(q); r != nil {
 		h.fromHosts.Add(1)
@@ -110,7 +114,7 @@ func useful(r *dns.Msg) bool {
 }
 
 func (h *Host) config() conf {
-	c, changed, err := h.conf.get(cmp.Or(h.Path, "/etc/resolv.conf"), parseConf)
+	c, changed, err := h.conf.get(cmp.Or(h.Path, "/etc/resolv.conf"), h.Open, parseConf)
 	h.debug(err)
 	if changed {
 		h.mu.Lock()

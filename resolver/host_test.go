@@ -335,7 +335,7 @@ func TestHostFilesChange(t *testing.T) {
 		h.conf.looked, h.hosts.looked = time.Time{}, time.Time{}
 	}
 	nas := func() []string {
-		known, _, _ := h.hosts.get(h.HostsPath, parseHosts)
+		known, _, _ := h.hosts.get(h.HostsPath, nil, parseHosts)
 		return answersOf(known.answer(question("nas", dns.TypeA, 0)))
 	}
 	if got := h.Search(); !slices.Equal(got, []string{"a.test"}) {

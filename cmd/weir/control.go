@@ -32,16 +32,20 @@ const maxMessage = 64 << 20
 const maxControlFiles = 200
 
 // controlConn is one end of that socketpair. It is not safe for concurrent sends or concurrent receives.
-type controlConn struct{ c *net.UnixConn }
+type controlConn struct {
+	c   *net.UnixConn
+	max int // octets of one message
+}
 
-// newControlPair makes the two ends; remote is to be inherited by the other process and then closed here.
-func newControlPair() (local *controlConn, remote *os.File, err error) {
+// newControlPair makes the two ends for messages of at most max octets; remote is the other process's, and to be closed here
+// when that has it.
+func newControlPair(max int) (local *controlConn, remote *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make control socket: %w", err)
 	}
 	remote = os.NewFile(uintptr(fds[1]), "control")
-	local, err = openControl(os.NewFile(uintptr(fds[0]), "control"))
+	local, err = openControl(os.NewFile(uintptr(fds[0]), "control"), max)
 	if err != nil {
 		remote.Close()
 		return nil, nil, err
@@ -50,7 +54,7 @@ func newControlPair() (local *controlConn, remote *os.File, err error) {
 }
 
 // openControl takes over one end from an inherited file, which it closes.
-func openControl(f *os.File) (*controlConn, error) {
+func openControl(f *os.File, max int) (*controlConn, error) {
 	defer f.Close()
 	c, err := net.FileConn(f)
 	if err != nil {
@@ -61,7 +65,7 @@ func openControl(f *os.File) (*controlConn, error) {
 		c.Close()
 		return nil, errors.New("open control socket: not a UNIX socket")
 	}
-	return &controlConn{c: u}, nil
+	return &controlConn{u, max}, nil
 }
 
 func (c *controlConn) Close() error { return c.c.Close() }
@@ -72,7 +76,7 @@ func (c *controlConn) send(v any, files ...*os.File) error {
 	if err != nil {
 		return fmt.Errorf("encode control message: %w", err)
 	}
-	if len(body) > maxMessage || len(files) > maxControlFiles {
+	if len(body) > c.max || len(files) > maxControlFiles {
 		return fmt.Errorf("send control message: %d octets and %d files are too much", len(body), len(files))
 	}
 	var rights []byte
@@ -133,7 +137,7 @@ func (c *controlConn) receiveBody(head []byte, have int, v any) error {
 		return fmt.Errorf("receive control message: %w", err)
 	}
 	size := binary.BigEndian.Uint32(head)
-	if size > maxMessage {
+	if size > uint32(c.max) {
 		return fmt.Errorf("receive control message: %d octets are too much", size)
 	}
 	body := make([]byte, size)

@@ -9,7 +9,7 @@ import (
 
 // A data path that does not answer does not hold its launcher.
 func TestControlAskStuck(t *testing.T) {
-	local, remote, err := newControlPair()
+	local, remote, err := newControlPair(maxMessage)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,12 +21,12 @@ func TestControlAskStuck(t *testing.T) {
 }
 
 func TestControlAsk(t *testing.T) {
-	local, remote, err := newControlPair()
+	local, remote, err := newControlPair(maxMessage)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer local.Close()
-	other, err := openControl(remote)
+	other, err := openControl(remote, maxMessage)
 	if err != nil {
 		t.Fatal(err)
 	}

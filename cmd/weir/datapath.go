@@ -16,7 +16,6 @@ import (
 	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
-	"github.com/weir-dev/weir/internal/attribution"
 	"github.com/weir-dev/weir/internal/guard"
 	"github.com/weir-dev/weir/netstack"
 	"github.com/weir-dev/weir/resolver"
@@ -33,7 +32,6 @@ type dataPathConfig struct {
 	App, Sandbox string
 	Command      []string
 	Link         sandbox.LinkInfo
-	InitPID      int
 	IPv6         bool
 	Policy       policyConfig
 	EventsPath   string
@@ -43,7 +41,7 @@ type dataPathConfig struct {
 	Known        []string // hosts the app was seen with before
 	Search       []string // search domains inside
 
-	// Files names the descriptors that come along, by position: link, dial, diag, events, host-port:N, publish:N.
+	// Files names the descriptors that come along, by position: link, dial, errands, events, host-port:N, publish:N.
 	Files []string
 }
 
@@ -85,6 +83,8 @@ type dataPath struct {
 	learn  *learner
 	ui     *ui
 
+	errands *errands
+
 	memory *resolver.Memory
 	dns    *resolver.Server
 	stack  *netstack.Stack
@@ -98,7 +98,7 @@ type dataPath struct {
 // dataPathMain is the whole life of the process. It ends when the launcher says so or is gone; in the latter case at
 // once, so that nothing of the sandbox leaves any more.
 func dataPathMain() {
-	control, err := openControl(os.NewFile(3, "control"))
+	control, err := openControl(os.NewFile(3, "control"), maxMessage)
 	if err != nil {
 		os.Exit(1)
 	}
@@ -136,7 +136,7 @@ func (d *dataPath) open(files []*os.File) error {
 	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
-	for _, step := range []func() error{d.openPolicy, d.openEvents, d.openStack, d.openResolver, d.openGate} {
+	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openStack, d.openResolver, d.openGate} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -183,6 +183,11 @@ func (c policyConfig) make(search []string) (*policy.Policy, error) {
 	}
 	cfg.HostAddrs = host.Addrs
 	return policy.New(cfg)
+}
+
+func (d *dataPath) openErrands() (err error) {
+	d.errands, err = newErrands(d.file("errands"))
+	return err
 }
 
 func (d *dataPath) openPolicy() (err error) {
@@ -240,7 +245,7 @@ func (d *dataPath) openStack() error {
 // tunnel its questions fail, they are never asked elsewhere.
 func (d *dataPath) openResolver() error {
 	d.memory = resolver.NewMemory(resolver.Limits{}, time.Now)
-	var upstream resolver.Upstream = &resolver.Host{}
+	var upstream resolver.Upstream = &resolver.Host{Open: d.errands.open}
 	if d.policy.Route() != "direct" {
 		upstream = resolver.Down{Err: errNoTunnel}
 	}
@@ -262,23 +267,13 @@ func (d *dataPath) openGate() error {
 	if d.cfg.Quiet {
 		told = nil
 	}
-	finder := attribution.New(d.cfg.InitPID, d.file("diag"))
 	d.gate = &flow.Gate{
 		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: "netstack",
 		Policy:    d.policy,
 		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
 		Routes:    map[string]flow.Dialer{"direct": newDirect(d.cfg.Policy.HostPorts, told)},
 		HostAlias: hostAlias(), DNS: d.watchDNS, Events: d.events,
-		Process: func(network string, src, dst netip.AddrPort) *event.Process {
-			p, ok := finder.Find(network, src, dst)
-			if !ok {
-				return nil
-			}
-			for len(p.Args) > 0 && p.Args[len(p.Args)-1] == "" { // what a program that renamed itself leaves behind
-				p.Args = p.Args[:len(p.Args)-1]
-			}
-			return &event.Process{PID: p.PID, Exe: p.Exe, Args: p.Args}
-		},
+		Process: d.errands.owner,
 	}
 	return nil
 }

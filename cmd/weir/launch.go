@@ -119,7 +119,7 @@ func (l *launch) installed() {
 
 // startDataPath starts this binary again as the data path. It waits for its configuration while the walls are built.
 func (l *launch) startDataPath() error {
-	control, remote, err := newControlPair()
+	control, remote, err := newControlPair(maxMessage)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (l *launch) watchDataPath() {
 func (l *launch) configureDataPath() error {
 	link, info := l.box.Link()
 	cfg := dataPathConfig{
-		App: l.app, Sandbox: l.id, Command: l.command, Link: info, InitPID: l.box.InitPID(), IPv6: l.spec.Addr6.IsValid(),
+		App: l.app, Sandbox: l.id, Command: l.command, Link: info, IPv6: l.spec.Addr6.IsValid(),
 		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
 		Color: l.ui.color, Known: l.knownHosts(), Search: l.spec.Search,
 	}
@@ -161,7 +161,11 @@ func (l *launch) configureDataPath() error {
 		}
 	}
 	add("dial", l.box.DialSocket())
-	add("diag", l.box.DiagSocket())
+	errands, err := l.serveErrands()
+	if err != nil {
+		return err
+	}
+	add("errands", errands)
 	if l.eventsTarget.fd >= 0 {
 		add("events", os.NewFile(uintptr(l.eventsTarget.fd), l.events))
 	}

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// lookupsPerSecond and lookupBurst bound how often the kernel is asked; beyond, Find fails and counts.
-	lookupsPerSecond = 500
-	lookupBurst      = 100
+	// LookupsPerSecond and LookupBurst bound how often the kernel is asked; beyond, Find fails and counts.
+	LookupsPerSecond = 500
+	LookupBurst      = 100
 
 	// linksPerSecond bounds the open files that are looked at, over all lookups; walksPerSecond and walkBurst how often
 	// all processes of the sandbox are, when those that are known do not have the socket.
@@ -71,7 +71,7 @@ func New(initPID int, diag *os.File) *Finder {
 	return &Finder{
 		initPID:  initPID,
 		diag:     diag,
-		limit:    rate.NewLimiter(lookupsPerSecond, lookupBurst),
+		limit:    rate.NewLimiter(LookupsPerSecond, LookupBurst),
 		links:    rate.NewLimiter(linksPerSecond, maxLinks),
 		walks:    rate.NewLimiter(walksPerSecond, walkBurst),
 		answers:  make(map[string]bool),

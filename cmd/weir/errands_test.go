@@ -1,0 +1,119 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/weir-dev/weir/internal/attribution"
+)
+
+// errandPair is the data path's side and the bare other end.
+func errandPair(t *testing.T) (*errands, *controlConn) {
+	t.Helper()
+	launcher, remote, err := newControlPair(maxErrand)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { launcher.Close() })
+	e, err := newErrands(remote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e, launcher
+}
+
+var somewhere = netip.MustParseAddrPort("192.0.2.1:80")
+
+func TestErrands(t *testing.T) {
+	e, launcher := errandPair(t)
+	go func() {
+		for finder := attribution.New(os.Getpid(), nil); ; {
+			var q errand
+			if _, err := launcher.receive(&q); err != nil || runErrand(launcher, finder, q) != nil {
+				return
+			}
+		}
+	}()
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if p := e.owner("tcp", addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())); p == nil || p.PID != os.Getpid() || strings.Join(p.Args, "|") != strings.Join(os.Args, "|") {
+		t.Errorf("owner %+v, want this process %q", p, os.Args)
+	}
+	if p := e.owner("tcp", somewhere, somewhere); p != nil {
+		t.Errorf("owner of no flow: %+v", p)
+	}
+
+	f, err := e.open("/etc/hosts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if text, err := io.ReadAll(f); err != nil || !strings.Contains(string(text), "localhost") {
+		t.Errorf("hosts file %q, %v", text, err)
+	}
+	for _, path := range []string{"/etc/passwd", "/etc/../etc/hosts", "/etc/resolv.conf/", "/"} {
+		if f, err := e.open(path); err == nil || f != nil {
+			t.Errorf("open %s: %v, %v", path, f, err)
+		}
+	}
+}
+
+// Questions that are not answered keep nobody, and their number is bounded; late answers are thrown away.
+func TestErrandsUnanswered(t *testing.T) {
+	e, launcher := errandPair(t)
+	e.limit = rate.NewLimiter(rate.Inf, 0)
+	refused := make(chan error, maxErrands+1)
+	for range maxErrands {
+		go func() { _, err := e.ask(errand{File: "x"}); refused <- err }()
+	}
+	for range maxErrands {
+		if err := <-refused; !errors.Is(err, errNoErrand) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := e.ask(errand{File: "x"}); !errors.Is(err, errNoErrand) {
+		t.Errorf("one too many: %v", err)
+	}
+	for range maxErrands {
+		var q errand
+		if _, err := launcher.receive(&q); err != nil {
+			t.Fatal(err)
+		}
+		if err := launcher.send(errandAnswer{Serial: q.Serial, PID: 1}, os.Stdin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() {
+		var q errand
+		launcher.receive(&q)
+		launcher.send(errandAnswer{Serial: q.Serial, PID: 7, Args: []byte("a\x00\xff\x00")})
+	}()
+	p := e.owner("udp", somewhere, somewhere)
+	for end := time.Now().Add(patience); p == nil && time.Now().Before(end); p = e.owner("udp", somewhere, somewhere) {
+		time.Sleep(time.Millisecond) // the late answers are still being thrown away
+	}
+	if p == nil || p.PID != 7 || len(p.Args) != 2 || p.Args[1] != "\xff" {
+		t.Errorf("after the jam: %+v", p)
+	}
+	launcher.Close()
+	if p := e.owner("udp", somewhere, somewhere); p != nil {
+		t.Errorf("without a launcher: %+v", p)
+	}
+}
