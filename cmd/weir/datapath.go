@@ -201,7 +201,7 @@ func (d *dataPath) openEvents() error {
 	if f := d.file("events"); f != nil {
 		d.book, err = event.OpenFD(f.Fd(), event.Limits{})
 	} else {
-		d.book, err = event.OpenFile(d.cfg.EventsPath, event.Limits{})
+		d.book, err = event.OpenFileBy(logFiles{d.errands}, d.cfg.EventsPath, event.Limits{})
 	}
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,12 +17,13 @@ import (
 	"github.com/weir-dev/weir/internal/attribution"
 )
 
-// The data path has no way to other processes and to the host's files (see package lockdown). What it has to know of them
-// it asks the launcher, over a socketpair of its own. There are two questions, and what they answer is all that a data
-// path in the wrong hands gets out of the launcher:
+// The data path has no way to other processes and to the host's files (see package lockdown). What it needs of them the
+// launcher does for it, asked over a socketpair of its own. This is all that a data path in the wrong hands gets out of
+// the launcher:
 //
 //	whose flow is this?   the process inside that holds the flow's socket: pid, executable, arguments
-//	open this file        the host's resolv.conf or hosts, for reading
+//	open this file        the host's resolv.conf or hosts for reading, this run's event log for appending
+//	rotate the log        when it has grown long enough
 //
 // An answer carries the serial number of its question. The launcher answers one after the other.
 
@@ -32,17 +34,23 @@ const (
 	// maxErrands bounds the questions that wait for an answer; what is over is answered with no.
 	maxErrands = 64
 
-	// errandTimeout is how long the data path waits: a program inside can make itself slow to look at.
-	errandTimeout = 500 * time.Millisecond
+	// ownerTimeout is how long the data path waits to hear who a flow belongs to, which a program inside can make slow;
+	// fileTimeout how long for a file, which may be on a slow disk and which the user has chosen.
+	ownerTimeout = 500 * time.Millisecond
+	fileTimeout  = 10 * time.Second
 )
 
-// errand is one question: about a flow, or for a file.
+// errand is one question: about a flow, or, where Network is empty, for a file.
 type errand struct {
 	Serial   uint64
 	Network  string         `json:",omitempty"`
 	Src, Dst netip.AddrPort `json:",omitzero"`
-	File     string         `json:",omitempty"`
+	File     string         `json:",omitempty"` // /etc/resolv.conf, /etc/hosts, logFile
+	Rotate   bool           `json:",omitempty"`
 }
+
+// logFile stands for the event log of the run, whatever its path.
+const logFile = "log"
 
 // errandAnswer is its answer. Exe and Args, each argument with a NUL behind it, are the program's own octets.
 type errandAnswer struct {
@@ -50,7 +58,7 @@ type errandAnswer struct {
 	PID    int    `json:",omitempty"` // 0: nobody was found
 	Exe    []byte `json:",omitempty"`
 	Args   []byte `json:",omitempty"`
-	Error  string `json:",omitempty"` // why there is no file
+	Error  string `json:",omitempty"` // why there is no file, or no rotation
 }
 
 // serveErrands answers the data path until it is gone. remote is its end of the socketpair.
@@ -60,50 +68,96 @@ func (l *launch) serveErrands() (remote *os.File, err error) {
 		return nil, err
 	}
 	diag := l.box.DiagSocket()
-	finder := attribution.New(l.box.InitPID(), diag)
+	r := runner{finder: attribution.New(l.box.InitPID(), diag), log: l.eventsTarget.path}
+	if path, err := filepath.EvalSymlinks(r.log); err == nil {
+		r.log = path
+	}
 	go func() {
 		defer conn.Close()
 		defer diag.Close() // of a nil *os.File is an error and nothing else
-		for {
-			var q errand
-			files, err := conn.receive(&q)
-			closeAll(files)
-			if err != nil || runErrand(conn, finder, q) != nil {
-				return
-			}
-		}
+		r.serve(conn)
 	}()
 	return remote, nil
 }
 
-func runErrand(conn *controlConn, finder *attribution.Finder, q errand) error {
-	a := errandAnswer{Serial: q.Serial}
-	if q.File != "" {
-		f, err := openHostFile(q.File)
-		if err != nil {
-			a.Error = err.Error()
-			return conn.send(a)
-		}
-		defer f.Close()
-		return conn.send(a, f)
-	}
-	if p, ok := finder.Find(q.Network, q.Src, q.Dst); ok {
-		a.PID, a.Exe = p.PID, []byte(p.Exe)
-		for len(p.Args) > 0 && p.Args[len(p.Args)-1] == "" { // what a program that renamed itself leaves behind
-			p.Args = p.Args[:len(p.Args)-1]
-		}
-		for _, arg := range p.Args {
-			a.Args = append(append(a.Args, arg...), 0)
-		}
-	}
-	return conn.send(a)
+// runner runs the errands of one data path.
+type runner struct {
+	finder *attribution.Finder
+	log    string // the path of the event log, without symbolic links; "" where the log is a descriptor
+	disk   event.Disk
 }
 
-// openHostFile opens one of the files that the data path may read.
-func openHostFile(path string) (*os.File, error) {
-	if path != "/etc/resolv.conf" && path != "/etc/hosts" {
-		return nil, fmt.Errorf("open %q for data path: %w", path, os.ErrPermission)
+func (r *runner) serve(conn *controlConn) {
+	for {
+		var q errand
+		files, err := conn.receive(&q)
+		closeAll(files)
+		if err == nil {
+			err = r.run(conn, q)
+		}
+		if err != nil {
+			return
+		}
 	}
+}
+
+func (r *runner) run(conn *controlConn, q errand) error {
+	a := errandAnswer{Serial: q.Serial}
+	if q.Network != "" {
+		r.find(q, &a)
+		return conn.send(a)
+	}
+	f, err := r.file(q)
+	if err != nil {
+		a.Error = err.Error()
+	}
+	if f == nil {
+		return conn.send(a)
+	}
+	defer f.Close()
+	return conn.send(a, f)
+}
+
+func (r *runner) find(q errand, a *errandAnswer) {
+	p, ok := r.finder.Find(q.Network, q.Src, q.Dst)
+	if !ok {
+		return
+	}
+	a.PID, a.Exe = p.PID, []byte(p.Exe)
+	for len(p.Args) > 0 && p.Args[len(p.Args)-1] == "" { // what a program that renamed itself leaves behind
+		p.Args = p.Args[:len(p.Args)-1]
+	}
+	for _, arg := range p.Args {
+		a.Args = append(append(a.Args, arg...), 0)
+	}
+}
+
+// file opens or rotates one of the files that the data path may ask for.
+func (r *runner) file(q errand) (*os.File, error) {
+	switch {
+	case q.File == logFile && r.log != "" && q.Rotate:
+		return nil, r.rotate()
+	case q.File == logFile && r.log != "":
+		return r.disk.Open(r.log)
+	case q.File == "/etc/resolv.conf" || q.File == "/etc/hosts":
+		return openRegular(q.File)
+	}
+	return nil, fmt.Errorf("open %q for data path: %w", q.File, os.ErrPermission)
+}
+
+// rotate rotates the log, but no short one: older lines are not to be pushed out.
+func (r *runner) rotate() error {
+	info, err := os.Stat(r.log)
+	if err == nil && info.Size() < event.DefaultFileSize/2 {
+		err = fmt.Errorf("rotate event log: %d octets are too few", info.Size())
+	}
+	if err != nil {
+		return err
+	}
+	return r.disk.Rotate(r.log, event.DefaultKeep)
+}
+
+func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -155,7 +209,7 @@ func (e *errands) owner(network string, src, dst netip.AddrPort) *event.Process 
 	if !e.limit.Allow() {
 		return nil
 	}
-	r, err := e.ask(errand{Network: network, Src: src, Dst: dst})
+	r, err := e.ask(errand{Network: network, Src: src, Dst: dst}, ownerTimeout)
 	closeAll(r.files)
 	if err != nil || r.answer.PID == 0 {
 		return nil
@@ -169,26 +223,42 @@ func (e *errands) owner(network string, src, dst netip.AddrPort) *event.Process 
 	return p
 }
 
-// open opens the host's resolv.conf or hosts. The file is the caller's.
+// open opens the host's resolv.conf or hosts for reading, or the event log. The file is the caller's.
 func (e *errands) open(path string) (*os.File, error) {
-	r, err := e.ask(errand{File: path})
+	r, err := e.ask(errand{File: path}, fileTimeout)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	case len(r.files) == 1:
 		return r.files[0], nil
 	}
 	closeAll(r.files)
-	return nil, fmt.Errorf("open %s through launcher: %s", path, r.answer.Error)
+	return nil, errors.New(r.answer.Error)
 }
 
-func (e *errands) ask(q errand) (errandResult, error) {
+// logFiles are the data path's event.Files. The launcher goes by its own path and bounds.
+type logFiles struct{ *errands }
+
+// Open implements event.Files.
+func (l logFiles) Open(string) (*os.File, error) { return l.open(logFile) }
+
+// Rotate implements event.Files.
+func (l logFiles) Rotate(string, int) error {
+	r, err := l.ask(errand{File: logFile, Rotate: true}, fileTimeout)
+	closeAll(r.files)
+	if err == nil && r.answer.Error != "" {
+		err = errors.New(r.answer.Error)
+	}
+	return err
+}
+
+func (e *errands) ask(q errand, timeout time.Duration) (errandResult, error) {
 	answer := make(chan errandResult, 1)
 	serial, err := e.post(q, answer)
 	if err != nil {
 		return errandResult{}, err
 	}
-	patience := time.NewTimer(errandTimeout)
+	patience := time.NewTimer(timeout)
 	defer patience.Stop()
 	select {
 	case r, ok := <-answer:

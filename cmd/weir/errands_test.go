@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/internal/attribution"
 )
 
@@ -34,14 +36,8 @@ var somewhere = netip.MustParseAddrPort("192.0.2.1:80")
 
 func TestErrands(t *testing.T) {
 	e, launcher := errandPair(t)
-	go func() {
-		for finder := attribution.New(os.Getpid(), nil); ; {
-			var q errand
-			if _, err := launcher.receive(&q); err != nil || runErrand(launcher, finder, q) != nil {
-				return
-			}
-		}
-	}()
+	r := runner{finder: attribution.New(os.Getpid(), nil), log: filepath.Join(t.TempDir(), "new", "log")}
+	go r.serve(launcher)
 
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -68,10 +64,47 @@ func TestErrands(t *testing.T) {
 	if text, err := io.ReadAll(f); err != nil || !strings.Contains(string(text), "localhost") {
 		t.Errorf("hosts file %q, %v", text, err)
 	}
-	for _, path := range []string{"/etc/passwd", "/etc/../etc/hosts", "/etc/resolv.conf/", "/"} {
+	for _, path := range []string{"/etc/passwd", "/etc/../etc/hosts", "/etc/resolv.conf/", "/", r.log} {
 		if f, err := e.open(path); err == nil || f != nil {
 			t.Errorf("open %s: %v, %v", path, f, err)
 		}
+	}
+}
+
+// The launcher opens the log of its run and no other, and rotates it when it is long.
+func TestErrandsLog(t *testing.T) {
+	e, launcher := errandPair(t)
+	r := runner{log: filepath.Join(t.TempDir(), "new", "log")}
+	go r.serve(launcher)
+	files := logFiles{e}
+	f, err := files.Open("/tmp/another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("line\n"); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(r.log); err != nil || string(text) != "line\n" {
+		t.Errorf("log %q, %v", text, err)
+	}
+	if err := files.Rotate("/tmp/another", 1); err == nil {
+		t.Error("a short log was rotated")
+	}
+	if err := f.Truncate(event.DefaultFileSize); err != nil {
+		t.Fatal(err)
+	}
+	if err := files.Rotate("/tmp/another", 1); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(r.log + ".1"); err != nil || info.Size() != event.DefaultFileSize {
+		t.Errorf("rotated: %v, %v", info, err)
+	}
+	e, launcher = errandPair(t)
+	go (&runner{}).serve(launcher)
+	if f, err := (logFiles{e}).Open(""); err == nil {
+		f.Close()
+		t.Error("a log was opened in a run whose log is a descriptor")
 	}
 }
 
@@ -81,14 +114,14 @@ func TestErrandsUnanswered(t *testing.T) {
 	e.limit = rate.NewLimiter(rate.Inf, 0)
 	refused := make(chan error, maxErrands+1)
 	for range maxErrands {
-		go func() { _, err := e.ask(errand{File: "x"}); refused <- err }()
+		go func() { _, err := e.ask(errand{File: "x"}, 50*time.Millisecond); refused <- err }()
 	}
 	for range maxErrands {
 		if err := <-refused; !errors.Is(err, errNoErrand) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := e.ask(errand{File: "x"}); !errors.Is(err, errNoErrand) {
+	if _, err := e.ask(errand{File: "x"}, 50*time.Millisecond); !errors.Is(err, errNoErrand) {
 		t.Errorf("one too many: %v", err)
 	}
 	for range maxErrands {

@@ -18,9 +18,45 @@ const (
 	lockRetryMax = 20 * time.Millisecond
 )
 
+// Files is how a log gets at the files behind its path. It stands between the two where the process that writes lines may
+// not open or rename files itself; [Disk] is for all others.
+type Files interface {
+	// Open opens the file that path names for appending, as [Disk] does.
+	Open(path string) (*os.File, error)
+
+	// Rotate renames path to path.1 after the older ones, at most keep of them, have moved on. The oldest is overwritten.
+	// Who calls it holds the flock of the file that path names.
+	Rotate(path string, keep int) error
+}
+
+// Disk is the file system as this process may use it.
+type Disk struct{}
+
+// Open implements [Files]. A file that is missing is made with mode 0600, its directory with mode 0700.
+func (Disk) Open(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+}
+
+// Rotate implements [Files].
+func (Disk) Rotate(path string, keep int) error {
+	for i := keep - 1; i >= 1; i-- {
+		err := os.Rename(rotated(path, i), rotated(path, i+1))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Rename(path, rotated(path, 1))
+}
+
+func rotated(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
+
 // file is a regular file that many processes append to. Whoever holds the flock of the file that path names may write
 // and rotate; who gets the lock of a file that path names no more opens the new one.
 type file struct {
+	files  Files
 	path   string
 	limits Limits
 	f      *os.File
@@ -30,11 +66,11 @@ type file struct {
 }
 
 // openPath opens the output that path names.
-func openPath(path string, limits Limits) (output, error) {
+func openPath(files Files, path string, limits Limits) (output, error) {
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {
 		path = resolved
 	}
-	f, err := openAppend(path)
+	f, err := files.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -45,14 +81,7 @@ func openPath(path string, limits Limits) (output, error) {
 	if !info.Mode().IsRegular() {
 		return &descriptor{f: f}, nil
 	}
-	return &file{path: path, limits: limits, f: f}, nil
-}
-
-func openAppend(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	return &file{files: files, path: path, limits: limits, f: f}, nil
 }
 
 func (l *file) expire(t time.Time) { l.expires.Store(t.UnixNano()) }
@@ -98,7 +127,7 @@ func (l *file) acquire(n int64) (int64, error) {
 			l.unlock()
 			return 0, err
 		}
-		if current && (size == 0 || size+n <= l.limits.FileSize || l.rotate() != nil) {
+		if current && (size == 0 || size+n <= l.limits.FileSize || l.files.Rotate(l.path, l.limits.Keep) != nil) {
 			return size, nil
 		}
 		if err := l.reopen(); err != nil {
@@ -147,22 +176,9 @@ func (l *file) inspect() (size int64, current bool, err error) {
 	return open.Size(), os.SameFile(open, named), nil
 }
 
-// rotate renames path to path.1 after the older ones have moved on. The oldest is overwritten.
-func (l *file) rotate() error {
-	for i := l.limits.Keep - 1; i >= 1; i-- {
-		err := os.Rename(rotated(l.path, i), rotated(l.path, i+1))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return os.Rename(l.path, rotated(l.path, 1))
-}
-
-func rotated(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
-
 // reopen gives up the file that is open, and with it the lock, for the one that path names.
 func (l *file) reopen() error {
-	f, err := openAppend(l.path)
+	f, err := l.files.Open(l.path)
 	if err != nil {
 		l.unlock()
 		return err

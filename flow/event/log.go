@@ -9,10 +9,12 @@ import (
 
 // Bounds of a [Log] where [Limits] says nothing else.
 const (
-	defaultEvents   = 8192
-	defaultBytes    = 8 << 20
-	defaultFileSize = 64 << 20
-	defaultKeep     = 4
+	defaultEvents = 8192
+	defaultBytes  = 8 << 20
+
+	// DefaultFileSize and DefaultKeep are the Limits.FileSize and Limits.Keep of whoever says nothing else.
+	DefaultFileSize = 64 << 20
+	DefaultKeep     = 4
 
 	// batchEvents is the most that one round of the writer takes; batchBytes is when it stops to encode more.
 	batchEvents = 256
@@ -67,9 +69,13 @@ type output interface {
 // 0600. Many processes may write to one path: each write is made of whole lines and happens under flock(2), and at
 // limits.FileSize the file becomes path.1, path.1 becomes path.2, and so on, up to limits.Keep. When the files cannot be
 // renamed the log goes on in the same file. A path that is a pipe or a device is written to as [OpenFD] does.
-func OpenFile(path string, limits Limits) (*Log, error) {
+func OpenFile(path string, limits Limits) (*Log, error) { return OpenFileBy(Disk{}, path, limits) }
+
+// OpenFileBy is [OpenFile] for a process that may not open or rename files itself. Whether path still names the open file it
+// asks [os.Stat] all the same.
+func OpenFileBy(files Files, path string, limits Limits) (*Log, error) {
 	limits = limits.withDefaults()
-	out, err := openPath(path, limits)
+	out, err := openPath(files, path, limits)
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
@@ -94,10 +100,10 @@ func (l Limits) withDefaults() Limits {
 		l.Bytes = defaultBytes
 	}
 	if l.FileSize <= 0 {
-		l.FileSize = defaultFileSize
+		l.FileSize = DefaultFileSize
 	}
 	if l.Keep <= 0 {
-		l.Keep = defaultKeep
+		l.Keep = DefaultKeep
 	}
 	return l
 }

@@ -109,7 +109,7 @@ func TestRotationKeepsFour(t *testing.T) {
 		flush(t, l)
 	}
 	files, _ := filepath.Glob(path + "*")
-	if len(files) != 1+defaultKeep {
+	if len(files) != 1+DefaultKeep {
 		t.Errorf("files: %v", files)
 	}
 	if last := readFile(t, path); last[len(last)-1].Flow != "19" {
