@@ -65,6 +65,9 @@ var restricted = []struct {
 	{"github.com/modelcontextprotocol/", []string{"tests"}, "weir reads along in MCP by itself; the SDK plays the client in tests"},
 	{"golang.org/x/term", []string{"cmd/weir", "hack"}, "only commands talk to people"},
 	{"github.com/sirupsen/logrus", []string{"netstack", "tproxy", "flow", "resolver", "tunnel", "cmd/weir", "sandbox/engine"}, "diagnostics; events never pass through a logger, so flow/event has none"},
+	{"github.com/elastic/go-seccomp-bpf", []string{"sandbox", "internal/lockdown"}, "the walls around CMD and around weir's own processes"},
+	{"github.com/landlock-lsm/go-landlock", []string{"sandbox", "internal/lockdown"}, "the same walls"},
+	{"kernel.org/pub/linux/libs/security/libcap/psx", []string{"internal/lockdown"}, "a privilege is dropped on all threads or not at all"},
 	{"github.com/gopacket/gopacket", nil, "only tests make packets with it: the parsers of hostile bytes are our own"},
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/internal/guard"
+	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/netstack"
 	"github.com/weir-dev/weir/resolver"
 	"github.com/weir-dev/weir/sandbox"
@@ -144,7 +145,11 @@ func (d *dataPath) open(files []*os.File) error {
 	if err := d.serve(ctx); err != nil {
 		return err
 	}
-	d.emit(&event.SandboxStart{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode()})
+	held, err := lockdown.DataPath()
+	if err != nil {
+		return err
+	}
+	d.emit(&event.SandboxStart{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode(), Held: held})
 	return nil
 }
 

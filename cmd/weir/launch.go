@@ -22,6 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/sandbox"
 )
 
@@ -57,8 +58,6 @@ type launch struct {
 
 // execute runs the plan and returns an exitError with CMD's status, nil for 0.
 func (p *plan) execute() error {
-	// PDEATHSIG fires when the *thread* that forked ends, so the one that starts both children has to stay.
-	runtime.LockOSThread()
 	l := &launch{plan: p, id: newSandboxID(), ui: newUI(os.Stderr), dead: make(chan struct{})}
 	l.ui.color = l.ui.color && !p.noColor
 	defer l.close()
@@ -107,6 +106,9 @@ func (l *launch) start() error {
 	if err := l.configureDataPath(); err != nil {
 		return err
 	}
+	if err := lockdown.Launcher(); err != nil {
+		return err
+	}
 	return box.Release()
 }
 
@@ -132,17 +134,28 @@ func (l *launch) startDataPath() error {
 		// A session of its own: ^C on the terminal is for CMD.
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
 	}
-	if err := l.dataPath.Start(); err != nil {
+	started := make(chan error)
+	go l.keepDataPath(started)
+	if err := <-started; err != nil {
+		l.dataPath = nil
 		return fmt.Errorf("start data path: %w", err)
 	}
-	go l.watchDataPath()
 	return nil
 }
 
-// watchDataPath reaps the data path. Without it nothing leaves the sandbox any more, so CMD ends with it.
-func (l *launch) watchDataPath() {
-	l.dataPath.Wait()
-	close(l.dead)
+// keepDataPath starts and reaps the data path. Without it nothing leaves the sandbox any more, so CMD ends with it. The
+// thread has nothing to give to what it executes, not even root's capabilities, and stays for PDEATHSIG, which follows it.
+func (l *launch) keepDataPath(started chan<- error) {
+	runtime.LockOSThread()
+	err := lockdown.BequeathNothing()
+	if err == nil {
+		err = l.dataPath.Start()
+	}
+	started <- err
+	if err == nil {
+		l.dataPath.Wait()
+		close(l.dead)
+	}
 }
 
 func (l *launch) configureDataPath() error {

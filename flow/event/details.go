@@ -107,6 +107,9 @@ type SandboxStart struct {
 	// Door is "netstack" or "tproxy", Link "tap" or "veth", Policy the digest of the policy in force, Mode "audit" or
 	// "enforce".
 	Door, Link, Policy, Mode string
+
+	// Held is what keeps the data path itself from doing more than it must: "seccomp", "landlock:N" with the ABI version.
+	Held []string
 }
 
 // SandboxExit is a sandbox that has ended.

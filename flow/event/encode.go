@@ -121,6 +121,9 @@ func (d *DNSQuery) AppendJSON(b []byte) []byte {
 // AppendJSON implements [Details].
 func (s *SandboxStart) AppendJSON(b []byte) []byte {
 	b = appendSandbox(append(b, '{'), s)
+	if s.Held != nil {
+		b = appendList(b, "held", s.Held, maxArgs)
+	}
 	return append(b, '}')
 }
 

@@ -58,6 +58,7 @@ type wireDetails struct {
 	Link    string   `json:"link"`
 	Policy  string   `json:"policy"`
 	Mode    string   `json:"mode"`
+	Held    []string `json:"held"`
 	Status  int      `json:"status"`
 
 	Kind    string          `json:"kind"`
@@ -112,7 +113,7 @@ func (d *wireDetails) details(k Kind) (Details, error) {
 		return &DNSQuery{Hostname: d.Hostname, QType: d.QType, Server: d.Server, RCode: d.RCode, Answers: d.Answers,
 			Route: d.Route, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Duration: took}, nil
 	case KindSandboxStart:
-		return &SandboxStart{Command: d.Command, Door: d.Door, Link: d.Link, Policy: d.Policy, Mode: d.Mode}, nil
+		return &SandboxStart{Command: d.Command, Door: d.Door, Link: d.Link, Policy: d.Policy, Mode: d.Mode, Held: d.Held}, nil
 	case KindSandboxExit:
 		return &SandboxExit{Command: d.Command, Door: d.Door, Link: d.Link, Policy: d.Policy, Mode: d.Mode, Status: d.Status,
 			Duration: took}, nil

@@ -1,0 +1,51 @@
+//go:build linux
+
+package lockdown
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// lastCap is beyond every capability that any kernel knows.
+const lastCap = 63
+
+// dropCapabilities empties all sets of all threads. An ordinary user's are empty already.
+func dropCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return fmt.Errorf("lock down: read capabilities: %w", err)
+	}
+	if sets[0].Permitted|sets[1].Permitted|sets[0].Inheritable|sets[1].Inheritable == 0 {
+		return nil
+	}
+	// Ambient capabilities go with those that are permitted.
+	sets = [2]unix.CapUserData{}
+	err := onAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets[0])), 0)
+	runtime.KeepAlive(&header)
+	runtime.KeepAlive(&sets)
+	if err != nil {
+		return fmt.Errorf("lock down: capabilities: %w", err)
+	}
+	return nil
+}
+
+// BequeathNothing empties the bounding set of the calling thread: what it executes has no capabilities, be it root. The
+// goroutine must be locked to its thread and must not give it back. Where the thread may not do this, as an ordinary user's
+// may not, nothing is done: no_new_privs and [DataPath] see to the rest.
+func BequeathNothing() error {
+	for c := uintptr(0); c <= lastCap; c++ {
+		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err {
+		case nil:
+		case unix.EPERM, unix.EINVAL: // no right to; the kernel knows no more
+			return nil
+		default:
+			return fmt.Errorf("empty bounding set: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+//go:build linux
+
+package lockdown
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+)
+
+// ErrNoSeccomp is wrapped by the error of [DataPath] where filters for system calls cannot be put on: the kernel has none,
+// or a filter around this process forbids them.
+var ErrNoSeccomp = errors.New("system call filters cannot be installed")
+
+// DataPath locks the whole process down for the rest of its life and returns what holds: "seccomp" and, where the kernel
+// has it, "landlock:N" with N the version of Landlock's ABI that is in force. The files and sockets that are open stay
+// usable. On an error the process is locked in part and must not go on.
+func DataPath() (held []string, err error) {
+	time.Now().Zone() // reads the host's time zone, which could not be read later
+	if err := hide(); err != nil {
+		return nil, err
+	}
+	if err := limitMemory(); err != nil {
+		return nil, err
+	}
+	abi, err := denyFiles()
+	if err != nil {
+		return nil, err
+	}
+	if err := dropCapabilities(); err != nil {
+		return nil, err
+	}
+	if err := load(dataPathPolicy(unix.Getpid())); err != nil {
+		return nil, err
+	}
+	held = []string{"seccomp"}
+	if abi > 0 {
+		held = append(held, fmt.Sprintf("landlock:%d", abi))
+	}
+	return held, nil
+}
+
+// Launcher locks the launcher down once everything is started: other processes of the user cannot look into it, it gains
+// no privileges, and the calls by which code in wrong hands would go on are refused. It must be called after the
+// last process was started.
+func Launcher() error {
+	if err := hide(); err != nil {
+		return err
+	}
+	return load(launcherPolicy())
+}
+
+// hide keeps other processes of the same user from reading this one's memory, descriptors and environment, and its memory
+// out of core files.
+func hide() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("lock down: dumpable: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("lock down: core limit: %w", err)
+	}
+	return nil
+}
+
+// onAllThreads makes a system call on every thread of the process; nothing runs meanwhile.
+func onAllThreads(call, a, b, c uintptr) error {
+	if _, _, errno := psx.Syscall3(call, a, b, c); errno != 0 {
+		return errno
+	}
+	return nil
+}

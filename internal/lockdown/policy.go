@@ -1,0 +1,135 @@
+//go:build linux
+
+package lockdown
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+
+	seccomp "github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"golang.org/x/sys/unix"
+)
+
+// The calls of the data path, those of every packet first: a kernel before 5.11 goes through the list for each call.
+var dataPathCalls = []string{
+	// Packets, flows and the runtime's poller.
+	"futex", "epoll_pwait", "read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg",
+	"nanosleep", "epoll_ctl", "close", "connect", "accept4", "shutdown", "getsockname", "getpeername", "bind",
+	"poll", "ppoll", "splice", "pipe2",
+
+	// The Go runtime: memory, threads, signals, clocks, randomness, and the limits of its cgroup.
+	"madvise", "munmap", "mincore", "sched_yield", "sched_getaffinity", "getpid", "gettid", "exit", "exit_group", "restart_syscall",
+	"rt_sigreturn", "rt_sigprocmask", "rt_sigaction", "sigaltstack", "clock_gettime", "clock_nanosleep", "getrandom",
+	"epoll_create1", "eventfd2", "pread64",
+
+	// The event log and the host's resolver files, which others have opened. Looking at a path opens nothing.
+	"fstat", "newfstatat", "fstatat", "statx", "lseek", "flock", "ftruncate",
+}
+
+// killCalls end the process: no code of ours makes them.
+var killCalls = []string{
+	"execve", "execveat", "fork", "vfork", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount",
+	"fspick", "mount_setattr", "setns", "unshare", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
+	"io_uring_register", "open_by_handle_at", "name_to_handle_at", "keyctl", "add_key", "request_key", "init_module", "finit_module",
+	"delete_module", "kexec_load", "kexec_file_load", "swapon", "swapoff", "reboot", "acct", "quotactl", "syslog", "settimeofday",
+	"clock_settime", "clock_adjtime", "adjtimex", "iopl", "ioperm", "modify_ldt", "personality", "setuid", "setgid", "setreuid",
+	"setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups", "memfd_create", "memfd_secret", "pkey_mprotect", "shmat",
+}
+
+// missingCalls get the answer of an older kernel: the flags of clone3 lie in memory, and the C library does without it.
+var missingCalls = []string{"clone3"}
+
+// newNamespaces are the flags of clone that the kernel would take together with CLONE_THREAD from somebody with capabilities.
+const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+
+// prSetVMA is PR_SET_VMA of prctl(2): the runtime names its mappings.
+const prSetVMA = 0x53564d41
+
+// dataPathPolicy is the filter of the data path with process id pid.
+func dataPathPolicy(pid int) (seccomp.Policy, error) {
+	info, err := archInfo()
+	if err != nil {
+		return seccomp.Policy{}, err
+	}
+	return seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
+		{Action: seccomp.ActionAllow, Names: known(info, slices.Concat(dataPathCalls, languageCalls())...), NamesWithCondtions: argumentCalls(uint64(pid))},
+		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
+		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
+	}}, nil
+}
+
+// launcherPolicy only refuses: the launcher opens and renames files of the user's choice at its end.
+func launcherPolicy() (seccomp.Policy, error) {
+	info, err := archInfo()
+	if err != nil {
+		return seccomp.Policy{}, err
+	}
+	return seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
+		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
+	}}, nil
+}
+
+// archInfo returns the calls of the architecture that this binary is for. The others number and split calls in ways that
+// the lists here are not made for.
+func archInfo() (*arch.Info, error) {
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		return nil, fmt.Errorf("lock down: %w: there is no list of calls for %s", ErrNoSeccomp, runtime.GOARCH)
+	}
+	info, err := arch.GetInfo("")
+	if err != nil {
+		return nil, fmt.Errorf("lock down: %w: %w", ErrNoSeccomp, err)
+	}
+	return info, nil
+}
+
+// argumentCalls are the calls that depend on what they ask for.
+func argumentCalls(pid uint64) []seccomp.NameWithConditions {
+	calls := []seccomp.NameWithConditions{
+		where("mmap", without(2, unix.PROT_EXEC)),
+		where("mprotect", without(2, unix.PROT_EXEC)),
+		where("clone", with(0, unix.CLONE_THREAD), without(0, newNamespaces)), // a thread, no process
+		where("tgkill", equal(0, pid)),
+		where("kill", equal(0, pid)),
+		where("prctl", equal(0, prSetVMA)),
+		where("ioctl", equal(1, unix.TIOCINQ)),
+		where("ioctl", equal(1, unix.TCGETS)), // is it a terminal?
+	}
+	for _, command := range []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD, unix.F_SETPIPE_SZ} {
+		calls = append(calls, where("fcntl", equal(1, command)))
+	}
+	return append(append(calls, socketCalls()...), optionCalls()...)
+}
+
+// socketCalls are the sockets that may be made: to other hosts, and the one that lists this host's addresses.
+func socketCalls() (calls []seccomp.NameWithConditions) {
+	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+	kinds := []struct{ family, kind, protocol uint64 }{
+		{unix.AF_INET, unix.SOCK_DGRAM | flags, unix.IPPROTO_ICMP},
+		{unix.AF_INET6, unix.SOCK_DGRAM | flags, unix.IPPROTO_ICMPV6},
+		{unix.AF_NETLINK, unix.SOCK_RAW | unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE},
+	}
+	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+		for _, kind := range []uint64{unix.SOCK_STREAM | flags, unix.SOCK_DGRAM | flags} {
+			kinds = append(kinds, struct{ family, kind, protocol uint64 }{family, kind, 0})
+		}
+		kinds = append(kinds, struct{ family, kind, protocol uint64 }{family, unix.SOCK_STREAM | flags, unix.IPPROTO_TCP})
+	}
+	for _, k := range kinds {
+		calls = append(calls, where("socket", equal(0, k.family), equal(1, k.kind), equal(2, k.protocol)))
+	}
+	return calls
+}
+
+// optionCalls are the socket options that we, and net for us, set and ask for.
+func optionCalls() (calls []seccomp.NameWithConditions) {
+	for _, o := range [][2]uint64{
+		{unix.SOL_SOCKET, unix.SO_BROADCAST}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}, {unix.SOL_SOCKET, unix.SO_LINGER}, {unix.SOL_SOCKET, unix.SO_REUSEADDR},
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
+		{unix.IPPROTO_IP, unix.IP_RECVERR}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY},
+	} {
+		calls = append(calls, where("setsockopt", equal(1, o[0]), equal(2, o[1])))
+	}
+	return append(calls, where("getsockopt", equal(1, unix.SOL_SOCKET)))
+}
