@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -46,8 +47,8 @@ type dataPathConfig struct {
 	Files []string
 }
 
-// dataPathAnswer says that the data path is ready, or why it is not.
-type dataPathAnswer struct{ Error string }
+// dataPathAnswer says that the data path is ready, or why it is not, and what mends it where that is known.
+type dataPathAnswer struct{ Error, Fix string }
 
 // order is every later message of the launcher: the install rules are over, or CMD has ended.
 type order struct {
@@ -109,7 +110,7 @@ func dataPathMain() {
 		os.Exit(1)
 	}
 	if err := d.open(files); err != nil {
-		control.send(dataPathAnswer{Error: err.Error()})
+		control.send(newDataPathAnswer(err))
 		os.Exit(1)
 	}
 	if control.send(dataPathAnswer{}) != nil {
@@ -128,6 +129,15 @@ func dataPathMain() {
 			os.Exit(0)
 		}
 	}
+}
+
+func newDataPathAnswer(err error) dataPathAnswer {
+	a := dataPathAnswer{Error: err.Error()}
+	var h hinted
+	if errors.As(withHint(err), &h) {
+		a.Fix = h.fix
+	}
+	return a
 }
 
 // open joins the parts, in the order of the packet.
@@ -261,7 +271,7 @@ func (d *dataPath) openResolver() error {
 	d.dns = &resolver.Server{
 		Upstream: upstream, Memory: d.memory, Route: d.policy.Route(), Enforce: d.policy.Mode() == policy.ModeEnforce,
 		Decide: d.decideName, DecideChain: d.decideChain, Answer: d.policy.AnswerAllowed, Record: d.recordQuery,
-		Alert: func(domain string) { d.emit(&event.Alert{What: "budget", Subject: domain}) },
+		Alert:    func(domain string) { d.emit(&event.Alert{What: "budget", Subject: domain}) },
 		StripECH: d.policy.StripECH(), IPv6: d.cfg.IPv6, Local: map[string][]netip.Addr{hostName: gateways}, Log: d.log,
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/internal/ping"
 	"github.com/weir-dev/weir/resolver"
 	"github.com/weir-dev/weir/sandbox"
@@ -44,6 +45,7 @@ func probes() []probe {
 		{"apparmor", probeAppArmor},
 		{"sandbox-tap", func() finding { return probeSandbox("tap") }},
 		{"sandbox-veth", func() finding { return probeSandbox("veth") }},
+		{"lockdown", probeLockdown},
 		{"nft-tproxy", probeTProxy},
 		{"ping", probePing},
 		{"resolver", probeResolver},
@@ -194,6 +196,35 @@ func probeTProxyMain() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// probeLockdownName is argv[0] of the process that locks itself down.
+const probeLockdownName = "weir-probe-lockdown"
+
+// probeLockdown finds out what holds weir's own processes here.
+func probeLockdown() finding {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{probeLockdownName}
+	out, err := cmd.CombinedOutput()
+	said := strings.Fields(string(out))
+	switch {
+	case err != nil:
+		return finding{Status: "fail", Summary: "weir's own processes cannot be locked down: " + strings.TrimSpace(string(out)), Fix: seccompFix}
+	case len(said) < 2:
+		return finding{Status: "warn", Summary: "weir's own processes are held by " + strings.Join(said, ", ") + " only: this kernel has no Landlock",
+			Fix: "use a kernel with CONFIG_SECURITY_LANDLOCK (5.13 or later), booted with landlock in its lsm= list"}
+	}
+	return finding{Status: "pass", Summary: "weir's own processes are held by " + strings.Join(said, ", ")}
+}
+
+// probeLockdownMain is that process.
+func probeLockdownMain() {
+	held, err := lockdown.DataPath()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(strings.Join(held, " "))
 }
 
 func probePing() finding {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/sandbox"
 )
 
@@ -32,6 +33,8 @@ func withHint(err error) error {
 	switch {
 	case errors.As(err, &ee) && errors.Is(err, exec.ErrNotFound):
 		return notInside(ee.Name, err)
+	case errors.Is(err, lockdown.ErrNoSeccomp):
+		return hint(err, "%s", seccompFix)
 	case !errors.As(err, &se):
 		return err
 	}
@@ -47,6 +50,9 @@ func withHint(err error) error {
 	}
 	return err
 }
+
+// seccompFix is for a kernel that takes no filter for system calls, and for what stands between it and weir.
+const seccompFix = "use a kernel with CONFIG_SECCOMP_FILTER; in a container, a seccomp profile that permits seccomp(2); see: weir doctor"
 
 // notInside says how a program that is there outside is shown inside.
 func notInside(name string, err error) error {

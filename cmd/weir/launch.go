@@ -201,7 +201,10 @@ func (l *launch) configureDataPath() error {
 	if _, err := l.control.receive(&answer); err != nil {
 		return l.dataPathError(err)
 	}
-	if answer.Error != "" {
+	switch {
+	case answer.Fix != "":
+		return hint(errors.New(answer.Error), "%s", answer.Fix)
+	case answer.Error != "":
 		return errors.New(answer.Error)
 	}
 	return nil

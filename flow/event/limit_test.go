@@ -149,7 +149,7 @@ func TestSummaryBeforeExit(t *testing.T) {
 // A summary that could not be written is said by the next one.
 func TestLostSummaryIsSaidAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.jsonl")
-	out, err := openPath(path, Limits{}.withDefaults())
+	out, err := openPath(Disk{}, path, Limits{}.withDefaults())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestLostSummaryIsSaidAgain(t *testing.T) {
 // A log that was full when it was closed still says it.
 func TestSummaryOfFullQueue(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.jsonl")
-	out, err := openPath(path, Limits{}.withDefaults())
+	out, err := openPath(Disk{}, path, Limits{}.withDefaults())
 	if err != nil {
 		t.Fatal(err)
 	}

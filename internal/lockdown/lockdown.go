@@ -20,6 +20,10 @@ var ErrNoSeccomp = errors.New("system call filters cannot be installed")
 // usable. On an error the process is locked in part and must not go on.
 func DataPath() (held []string, err error) {
 	time.Now().Zone() // reads the host's time zone, which could not be read later
+	info, err := archInfo()
+	if err != nil {
+		return nil, err
+	}
 	if err := hide(); err != nil {
 		return nil, err
 	}
@@ -33,7 +37,7 @@ func DataPath() (held []string, err error) {
 	if err := dropCapabilities(); err != nil {
 		return nil, err
 	}
-	if err := load(dataPathPolicy(unix.Getpid())); err != nil {
+	if err := load(info, dataPathPolicy(info, unix.Getpid())); err != nil {
 		return nil, err
 	}
 	held = []string{"seccomp"}
@@ -47,10 +51,14 @@ func DataPath() (held []string, err error) {
 // no privileges, and the calls by which code in wrong hands would go on are refused. It must be called after the
 // last process was started.
 func Launcher() error {
+	info, err := archInfo()
+	if err != nil {
+		return err
+	}
 	if err := hide(); err != nil {
 		return err
 	}
-	return load(launcherPolicy())
+	return load(info, launcherPolicy(info))
 }
 
 // hide keeps other processes of the same user from reading this one's memory, descriptors and environment, and its memory

@@ -3,8 +3,6 @@
 package lockdown
 
 import (
-	"fmt"
-	"runtime"
 	"slices"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -48,40 +46,19 @@ const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUT
 const prSetVMA = 0x53564d41
 
 // dataPathPolicy is the filter of the data path with process id pid.
-func dataPathPolicy(pid int) (seccomp.Policy, error) {
-	info, err := archInfo()
-	if err != nil {
-		return seccomp.Policy{}, err
-	}
+func dataPathPolicy(info *arch.Info, pid int) seccomp.Policy {
 	return seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
 		{Action: seccomp.ActionAllow, Names: known(info, slices.Concat(dataPathCalls, languageCalls())...), NamesWithCondtions: argumentCalls(uint64(pid))},
 		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
 		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
-	}}, nil
+	}}
 }
 
 // launcherPolicy only refuses: the launcher opens and renames files of the user's choice at its end.
-func launcherPolicy() (seccomp.Policy, error) {
-	info, err := archInfo()
-	if err != nil {
-		return seccomp.Policy{}, err
-	}
+func launcherPolicy(info *arch.Info) seccomp.Policy {
 	return seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
 		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
-	}}, nil
-}
-
-// archInfo returns the calls of the architecture that this binary is for. The others number and split calls in ways that
-// the lists here are not made for.
-func archInfo() (*arch.Info, error) {
-	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		return nil, fmt.Errorf("lock down: %w: there is no list of calls for %s", ErrNoSeccomp, runtime.GOARCH)
-	}
-	info, err := arch.GetInfo("")
-	if err != nil {
-		return nil, fmt.Errorf("lock down: %w: %w", ErrNoSeccomp, err)
-	}
-	return info, nil
+	}}
 }
 
 // argumentCalls are the calls that depend on what they ask for.
