@@ -18,6 +18,12 @@
 //	probe after ADDR:PORT TEXT        wait for the server to half-close, then send TEXT and close
 //	probe past ADDR:PORT ADDR:PORT    dial the first and, while that hangs, echo over the second
 //
+// And of floods (flood.go):
+//
+//	probe questions N SERVER NAME     ask for NAME N times over TCP, print how many answers there were
+//	probe leak SERVER SUFFIX SECONDS  carry data out in names below SUFFIX, print how many octets were taken
+//	probe churn ECHO CLOSED DENIED    for each number on stdin, make so many flows to these, print how many were carried
+//
 // And two that run another program (around.go), outside the sandbox:
 //
 //	probe tty CMD ARG...              run CMD on a terminal of its own and print what it shows there
@@ -58,6 +64,7 @@ func main() {
 	run := map[string]func(a, b, c string) error{
 		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "ping": ping,
 		"many": many, "upload": upload, "download": download, "datagram": datagram, "after": after, "past": past,
+		"questions": questions, "leak": leak, "churn": churn,
 		"dns":     func(a, b, c string) error { return ask("udp", a, b, c) },
 		"dns+tcp": func(a, b, c string) error { return ask("tcp", a, b, c) },
 	}[args[0]]
