@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -191,23 +192,47 @@ func (f *datagramFlow) shut(err error) {
 
 // Read implements net.Conn. It returns 0, nil for an empty datagram.
 func (f *datagramFlow) Read(p []byte) (int, error) {
-	f.mu.Lock()
-	for f.err == nil && !f.readExpired && len(f.queue) == 0 {
-		f.readable.Wait()
+	datagram, err := f.next()
+	if err != nil {
+		return 0, err
 	}
-	if f.err != nil || f.readExpired {
-		err := f.err
-		f.mu.Unlock()
-		if err == nil {
-			err = os.ErrDeadlineExceeded
-		}
-		return 0, f.opError("read", err)
-	}
-	datagram := f.pop()
-	f.mu.Unlock()
 	n := copy(p, datagram.AsSlice())
 	datagram.Release()
 	return n, nil
+}
+
+// WriteTo implements io.WriterTo: one Write is one datagram, until an end of the flow or w is reached, which is the error.
+// A flow that waits this way holds no buffer.
+func (f *datagramFlow) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	for {
+		datagram, err := f.next()
+		if err != nil {
+			return total, err
+		}
+		n, err := w.Write(datagram.AsSlice())
+		datagram.Release()
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// next waits for a datagram, which is the caller's then.
+func (f *datagramFlow) next() (*buffer.View, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.err == nil && !f.readExpired && len(f.queue) == 0 {
+		f.readable.Wait()
+	}
+	switch {
+	case f.err != nil:
+		return nil, f.opError("read", f.err)
+	case f.readExpired:
+		return nil, f.opError("read", os.ErrDeadlineExceeded)
+	}
+	return f.pop(), nil
 }
 
 // Write implements net.Conn. It fails with EMSGSIZE when p is more than a datagram of the flow's protocol can hold. A

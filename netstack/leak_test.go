@@ -38,7 +38,7 @@ func TestNothingIsLeftOfFlows(t *testing.T) {
 	if testing.Short() {
 		flows /= 10
 	}
-	d := newDataPath(t)
+	d := newDataPath(t, time.Second)
 	d.many(t, leakWorkers*32) // what is made once is there
 	before := d.settled(t, usage{goroutines: 1 << 20, descriptors: 1 << 20, heap: 1 << 40})
 	d.many(t, flows)
@@ -61,7 +61,7 @@ type wholeDataPath struct {
 	done   [4]atomic.Int64 // by kind of flow: those that went as they should
 }
 
-func newDataPath(t *testing.T) *wholeDataPath {
+func newDataPath(t *testing.T, idle time.Duration) *wholeDataPath {
 	t.Helper()
 	d := &wholeDataPath{memory: resolver.NewMemory(resolver.Limits{}, nil)}
 	d.server = hostListener(t, func(c *net.TCPConn) { io.Copy(c, c) })
@@ -80,7 +80,7 @@ func newDataPath(t *testing.T) *wholeDataPath {
 			Confirm: func(context.Context, string, string, netip.Addr) bool { return false }},
 		Routes: map[string]flow.Dialer{"direct": d},
 	}
-	limits := Limits{UDPIdle: time.Second, UDPUnanswered: time.Second}
+	limits := Limits{UDPIdle: idle, UDPUnanswered: idle}
 	d.peer = newPeer(t, Config{Limits: limits}, d.gate)
 	d.serveDNS(t)
 	return d
@@ -204,6 +204,47 @@ func (d *wholeDataPath) datagram(to string, payload []byte) error {
 	c.Read(make([]byte, 2048))
 	return nil
 }
+
+// idleDatagramFlow is what an idle UDP flow may cost: two goroutines, a socket, and no buffer of the size of a datagram.
+const idleDatagramFlow = 24 << 10
+
+func TestIdleDatagramFlowCost(t *testing.T) {
+	const flows = 500
+	d := newDataPath(t, 10*time.Second)
+	d.gate.Events = nothing{}
+	memory := func() int64 {
+		runtime.GC()
+		runtime.GC() // the first one takes pools empty
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc + m.StackInuse)
+	}
+	d.many(t, 1000)
+	eventually(t, "all flows are over", func() bool { return d.gate.Flows() == 0 })
+	before := memory()
+	for i := range flows {
+		at := fullAddress(netip.MustParseAddrPort(fmt.Sprintf("192.0.2.1:%d", 1+i)))
+		c, err := gonet.DialUDP(d.inside, nil, &at, networkProtocol(guest4))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(patience))
+		c.Write([]byte("hello"))
+		if _, err := c.Read(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all flows are carried", func() bool { return d.gate.Flows() == flows })
+	if per := (memory() - before) / flows; per > idleDatagramFlow {
+		t.Errorf("%d octets for an idle flow, want at most %d", per, idleDatagramFlow)
+	}
+}
+
+// nothing is a book that nobody reads.
+type nothing struct{}
+
+func (nothing) Emit(*event.Event) {}
 
 // usage is what the process holds.
 type usage struct {
