@@ -55,7 +55,7 @@ func collect(o orders) ([]graft, error) {
 			return nil, err
 		}
 	} else if spec.FS == "private" {
-		t, err := newTree("tmpfs", flagsWritable, o.owner().options("mode=0700")...)
+		t, err := newTree("tmpfs", flagsWritable, o.owner().options("mode=0700", scratchSize, scratchFiles)...)
 		if err != nil {
 			return nil, err
 		}

@@ -41,7 +41,7 @@ func onThreadOfItsOwn(f func()) {
 }
 
 func confineAndExec(o orders) (int, error) {
-	if err := confine(); err != nil {
+	if err := confine(o.Spec); err != nil {
 		return 0, err
 	}
 	if err := dropOwnPrivileges(); err != nil {

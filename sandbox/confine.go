@@ -32,14 +32,14 @@ const (
 
 // confine takes from the calling thread, and so from what it executes, all that CMD must not have. The goroutine must be
 // locked to its thread and must not give it back.
-func confine() error {
+func confine(spec Spec) error {
 	fail := func(what string, err error) error { return &SetupError{Step: StepConfine, Path: what, Err: err} }
 	// Not dumpable: CMD runs under our uid, and must not look into us. An execve makes CMD itself dumpable again.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fail("dumpable", err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fail("core limit", err)
+	if err := limitResources(); err != nil {
+		return err
 	}
 	// A session keyring of its own; a kernel without keyrings, or a filter around us, has none to protect.
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {
@@ -64,6 +64,9 @@ func confine() error {
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fail("no_new_privs", err)
+	}
+	if err := restrictByLandlock(spec); err != nil {
+		return err
 	}
 	return filterSyscalls()
 }
@@ -104,7 +107,7 @@ func dropOwnPrivilegesSupported() bool {
 // nothing else, may gain them from setuid programs of images, and may make namespaces. What is left is the filter.
 func confineEngine() error {
 	fail := func(what string, err error) error { return &SetupError{Step: StepConfine, Path: what, Err: err} }
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: maxCore, Max: maxCore}); err != nil {
 		return fail("core limit", err)
 	}
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {

@@ -25,6 +25,7 @@ type message struct {
 	Link    LinkInfo `json:",omitzero"` // opReady
 	Diag    bool     `json:",omitempty"`
 	NetNS   bool     `json:",omitempty"` // the network namespace comes along
+	Held    []string `json:",omitempty"` // opReady: the walls that CMD is going to have
 	Ports   []uint16 `json:",omitempty"` // opReady: the port of each listener that follows
 	Signal  int      `json:",omitempty"` // opSignal; opExit: the signal that ended CMD
 	Code    int      `json:",omitempty"` // opExit

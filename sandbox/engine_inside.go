@@ -70,7 +70,7 @@ func EngineNetwork() (string, error) {
 		return "", &SetupError{Step: StepInit, Path: "network namespace", Err: err}
 	}
 	m := net.ready()
-	m.Op = opLink
+	m.Op, m.Held = opLink, []string{HeldNamespaces, HeldSeccomp}
 	return linkName, ctl.send(m, net.fds()...)
 }
 

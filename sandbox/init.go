@@ -64,7 +64,9 @@ func runInit(ctl *control) error {
 	if err != nil {
 		return err
 	}
-	if err := ctl.send(net.ready(), net.fds()...); err != nil {
+	ready := net.ready()
+	ready.Held = held()
+	if err := ctl.send(ready, net.fds()...); err != nil {
 		return err
 	}
 	net.close()
@@ -104,11 +106,21 @@ func buildWalls(o orders) (*network, error) {
 	if err := tuneKernel(proc, o.Spec); err != nil {
 		return nil, err
 	}
+	if err := limitNamespace(proc); err != nil {
+		return nil, err
+	}
 	net, err := buildNetwork(o.Spec)
 	if err != nil {
 		return nil, err
 	}
-	return net, buildRoot(o, proc)
+	namespaces, err := openNamespaceLimits(proc)
+	if err != nil {
+		return nil, err
+	}
+	if err := buildRoot(o, proc); err != nil {
+		return nil, err
+	}
+	return net, namespaces.end()
 }
 
 // dropInheritedFds closes what the launcher itself inherited from somewhere and did not mark close-on-exec. Every

@@ -28,13 +28,23 @@ type tree struct {
 	dir bool
 }
 
-// cloneTree copies what is mounted at path below dirfd, with everything beneath it, and adds flags to all of it.
-func cloneTree(dirfd int, p string, flags uint64) (tree, error) {
+// openTree copies what is mounted at path below dirfd, with everything beneath it and with its flags.
+func openTree(dirfd int, p string) (tree, error) {
 	how := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE | unix.AT_EMPTY_PATH)
 	fd, err := unix.OpenTree(dirfd, p, how)
 	if err != nil {
 		return tree{}, &SetupError{Step: StepMount, Path: p, Err: fmt.Errorf("open tree: %w", err)}
 	}
+	return tree{fd: fd}, nil
+}
+
+// cloneTree is openTree with flags added to all of it.
+func cloneTree(dirfd int, p string, flags uint64) (tree, error) {
+	t, err := openTree(dirfd, p)
+	if err != nil {
+		return tree{}, err
+	}
+	fd := t.fd
 	attr := &unix.MountAttr{Attr_set: flags, Propagation: unix.MS_PRIVATE}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
 		unix.Close(fd)
@@ -248,7 +258,10 @@ func (r root) replaceFile(name string, content []byte, mode uint32) error {
 const stageDir = "/run/.weir"
 
 func (r root) mountStage() error {
-	return r.mountNew(stageDir, "tmpfs", flagsWritable, "mode=0700", "size=16m")
+	if err := r.mountNew(stageDir, "tmpfs", flagsWritable, "mode=0700", "size=16m"); err != nil {
+		return err
+	}
+	return r.mountBlanks()
 }
 
 // stageFile returns a read-only mount of a new file.

@@ -5,7 +5,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -207,13 +206,10 @@ func tuneKernel(proc tree, spec Spec) error {
 	if !spec.Addr6.IsValid() {
 		settings = append(settings, [2]string{"net/ipv6/conf/default/disable_ipv6", "1"})
 	}
-	for _, s := range settings {
-		err := writeSetting(proc, "sys/"+s[0], s[1])
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6 has nothing to switch off
-			return &SetupError{Step: StepConfine, Path: "/proc/sys/" + s[0], Err: err}
-		}
+	for i := range settings {
+		settings[i][0] = "sys/" + settings[i][0]
 	}
-	return nil
+	return writeSettings(proc, settings) // a kernel without IPv6 has nothing to switch off
 }
 
 func writeSetting(proc tree, name, value string) error {

@@ -104,9 +104,9 @@ func (r root) mountVolatile(o orders) error {
 		options []string
 	}
 	list := []volatile{
-		{"/tmp", []string{"mode=1777"}},
-		{"/run", o.owner().options("mode=0755", "size=64m")},
-		{"/var/tmp", []string{"mode=1777"}},
+		{"/tmp", []string{"mode=1777", scratchSize, scratchFiles}},
+		{"/run", o.owner().options("mode=0755", runtimeSize, runtimeFiles)},
+		{"/var/tmp", []string{"mode=1777", smallSize, scratchFiles}},
 	}
 	if o.Spec.isEngine() { // all of /var is kept
 		list = list[:2]
@@ -114,7 +114,7 @@ func (r root) mountVolatile(o orders) error {
 	if !private {
 		list = slices.DeleteFunc(list, func(v volatile) bool { return !isDir(v.at) })
 		if isDir("/var/run") {
-			list = append(list, volatile{"/var/run", []string{"mode=0755", "size=64m"}})
+			list = append(list, volatile{"/var/run", []string{"mode=0755", runtimeSize, runtimeFiles}})
 		}
 	}
 	for _, v := range list {
@@ -162,7 +162,7 @@ func (r root) mountDevices(devices []graft) error {
 	if err := r.mountNew("/dev/pts", "devpts", flagsDevice, "ptmxmode=0666", "mode=0620"); err != nil {
 		return err
 	}
-	if err := r.mountNew("/dev/shm", "tmpfs", flagsData, "mode=1777"); err != nil {
+	if err := r.mountNew("/dev/shm", "tmpfs", flagsData, "mode=1777", scratchSize, scratchFiles); err != nil {
 		return err
 	}
 	for name, to := range map[string]string{

@@ -30,6 +30,7 @@ type Sandbox struct {
 	mu        sync.Mutex
 	link      *os.File // these four until the caller asks for them
 	linkInfo  LinkInfo
+	held      []string
 	listeners map[uint16][]*os.File
 	dial      *os.File
 	diag      *os.File
@@ -240,7 +241,7 @@ func (s *Sandbox) adopt(m message, fds []int) {
 		fds = fds[1:]
 		return f
 	}
-	s.linkInfo, s.link, s.dial = m.Link, next("link"), next("dial")
+	s.linkInfo, s.link, s.dial, s.held = m.Link, next("link"), next("dial"), m.Held
 	if m.Diag {
 		s.diag = next("diag")
 	}
