@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +30,31 @@ func probe(what []string) int {
 		}
 	case "system-calls":
 		tryCalls()
+	case "own-socket":
+		l, err := net.Listen("unix", what[1])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		defer l.Close()
+		c, err := net.Dial("unix", what[1])
+		fmt.Println(err == nil)
+		if err == nil {
+			c.Close()
+		}
+	case "own-filter":
+		fmt.Println(ownFilter())
+	case "threads": // until the runtime gives up, with a word of its own on how far it got
+		for {
+			go func() {
+				runtime.LockOSThread()
+				unix.Pause()
+			}()
+		}
+	case "disks":
+		for _, p := range what[1:] {
+			fmt.Println(p, disk(p))
+		}
 	case "unshare":
 		cmd := exec.Command("/proc/self/exe")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
@@ -72,6 +99,31 @@ func probe(what []string) int {
 		fmt.Println("getfd", err)
 	}
 	return 0
+}
+
+// ownFilter puts a filter that allows everything over the one that is there, as a supervisor of itself, and asks for a
+// socket.
+func ownFilter() error {
+	runtime.LockOSThread()
+	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
+	prog := unix.SockFprog{Len: 1, Filter: &all}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return fmt.Errorf("load: %w", errno)
+	}
+	_, _, errno = unix.RawSyscall(unix.SYS_SOCKET, unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+	return errno
+}
+
+// disk says whether a file system in memory is bounded: below a third of the machine's memory, and in the number of files.
+func disk(p string) string {
+	var fs unix.Statfs_t
+	var info unix.Sysinfo_t
+	if err := errors.Join(unix.Statfs(p, &fs), unix.Sysinfo(&info)); err != nil {
+		return err.Error()
+	}
+	total := info.Totalram * uint64(info.Unit)
+	return fmt.Sprint(fs.Blocks*uint64(fs.Bsize) < total/3, " ", fs.Files <= 262144)
 }
 
 func echo(addr string) error {

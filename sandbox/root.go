@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -80,6 +81,11 @@ func newRoot(fsMode string, own owner) (root, error) {
 		return root{fd, own}, nil
 	}
 	if fsMode == "host" {
+		// What is mounted later has flags of its own.
+		attr := &unix.MountAttr{Attr_set: flagsWritable}
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, attr); err != nil {
+			return root{}, &SetupError{Step: StepMount, Path: "/", Err: fmt.Errorf("set mount flags: %w", err)}
+		}
 		return open("/")
 	}
 	t, err := newTree("tmpfs", flagsWritable, "mode=0755", "size=4m")

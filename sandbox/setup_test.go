@@ -66,29 +66,33 @@ func wantSetupError(t *testing.T, err error, step, path string) {
 
 func TestSpecIsChecked(t *testing.T) {
 	for name, breakIt := range map[string]func(*Spec){
-		"no command":             func(s *Spec) { s.Command = nil },
-		"unknown link":           func(s *Spec) { s.Link = "bridge" },
-		"small mtu":              func(s *Spec) { s.MTU = 1279 },
-		"large mtu":              func(s *Spec) { s.MTU = 65521 },
-		"unknown fs":             func(s *Spec) { s.FS = "none" },
-		"no address":             func(s *Spec) { s.Addr4 = netip.Addr{} },
-		"families exchanged":     func(s *Spec) { s.Addr4, s.Addr6 = s.Addr6, s.Addr4 },
-		"no gateway":             func(s *Spec) { s.Gateway6 = netip.Addr{} },
-		"no mac":                 func(s *Spec) { s.GuestMAC = nil },
-		"relative home":          func(s *Spec) { s.HomePath = "home" },
-		"no home":                func(s *Spec) { s.HomePath = "" },
-		"root as home":           func(s *Spec) { s.HomePath = "/" },
-		"relative share":         func(s *Spec) { s.Shares = []Share{{Host: "x"}} },
-		"share over the root":    func(s *Spec) { s.Shares = []Share{{Host: "/tmp", Inside: "/tmp/.."}} },
-		"relative tool":          func(s *Spec) { s.ReadOnly = []string{"bin"} },
-		"relative file":          func(s *Spec) { s.Files = map[string][]byte{"x": nil} },
-		"host name with a line":  func(s *Spec) { s.Hosts = []Host{{Name: "a\n10.0.0.1 b"}} },
-		"search with a line":     func(s *Spec) { s.Search = []string{"a\nnameserver 8.8.8.8"} },
-		"option with a space":    func(s *Spec) { s.ResolvOptions = []string{"a b"} },
-		"hostname with a space":  func(s *Spec) { s.Hostname = "a b" },
-		"directory as stdin":     func(s *Spec) { s.Stdin = open(t, "/", os.O_RDONLY) },
-		"directory as stderr":    func(s *Spec) { s.Stderr = open(t, "/", os.O_RDONLY) },
-		"too many search suffix": func(s *Spec) { s.Search = strings.Split(strings.Repeat("a,", maxResolvList)+"a", ",") },
+		"no command":                             func(s *Spec) { s.Command = nil },
+		"unknown link":                           func(s *Spec) { s.Link = "bridge" },
+		"small mtu":                              func(s *Spec) { s.MTU = 1279 },
+		"large mtu":                              func(s *Spec) { s.MTU = 65521 },
+		"unknown fs":                             func(s *Spec) { s.FS = "none" },
+		"no address":                             func(s *Spec) { s.Addr4 = netip.Addr{} },
+		"families exchanged":                     func(s *Spec) { s.Addr4, s.Addr6 = s.Addr6, s.Addr4 },
+		"no gateway":                             func(s *Spec) { s.Gateway6 = netip.Addr{} },
+		"no mac":                                 func(s *Spec) { s.GuestMAC = nil },
+		"relative home":                          func(s *Spec) { s.HomePath = "home" },
+		"no home":                                func(s *Spec) { s.HomePath = "" },
+		"root as home":                           func(s *Spec) { s.HomePath = "/" },
+		"relative share":                         func(s *Spec) { s.Shares = []Share{{Host: "x"}} },
+		"share over the root":                    func(s *Spec) { s.Shares = []Share{{Host: "/tmp", Inside: "/tmp/.."}} },
+		"relative tool":                          func(s *Spec) { s.ReadOnly = []string{"bin"} },
+		"relative file":                          func(s *Spec) { s.Files = map[string][]byte{"x": nil} },
+		"host name with a line":                  func(s *Spec) { s.Hosts = []Host{{Name: "a\n10.0.0.1 b"}} },
+		"search with a line":                     func(s *Spec) { s.Search = []string{"a\nnameserver 8.8.8.8"} },
+		"option with a space":                    func(s *Spec) { s.ResolvOptions = []string{"a b"} },
+		"hostname with a space":                  func(s *Spec) { s.Hostname = "a b" },
+		"directory as stdin":                     func(s *Spec) { s.Stdin = open(t, "/", os.O_RDONLY) },
+		"directory as stderr":                    func(s *Spec) { s.Stderr = open(t, "/", os.O_RDONLY) },
+		"network socket as stdin":                func(s *Spec) { s.Stdin = socketFile(t, unix.AF_INET, unix.SOCK_STREAM) },
+		"netlink socket as stdin":                func(s *Spec) { s.Stdin = socketFile(t, unix.AF_NETLINK, unix.SOCK_RAW) },
+		"a unix socket that is not connected":    func(s *Spec) { s.Stdout = socketFile(t, unix.AF_UNIX, unix.SOCK_STREAM) },
+		"a unix socket that can change its peer": func(s *Spec) { s.Stdout = pairFile(t, unix.SOCK_DGRAM) },
+		"too many search suffix":                 func(s *Spec) { s.Search = strings.Split(strings.Repeat("a,", maxResolvList)+"a", ",") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := testSpec("exit 0")
@@ -103,6 +107,38 @@ func TestSpecIsChecked(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 		})
+	}
+}
+
+func socketFile(t *testing.T, domain, kind int) *os.File {
+	t.Helper()
+	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// pairFile is one end of a connected pair; the other lives as long.
+func pairFile(t *testing.T, kind int) *os.File {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, other := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	t.Cleanup(func() { f.Close(); other.Close() })
+	return f
+}
+
+// TestStreamPair: a pair is what Node and others give their children for a pipe.
+func TestStreamPair(t *testing.T) {
+	spec := testSpec("echo out")
+	spec.Stdout = pairFile(t, unix.SOCK_STREAM)
+	if got, err := run(spec); err != nil || got.Code != 0 {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 

@@ -175,11 +175,8 @@ func (s Spec) check() error {
 		}
 	}
 	for name, f := range map[string]*os.File{"stdin": s.Stdin, "stdout": s.Stdout, "stderr": s.Stderr} {
-		if f == nil {
-			continue
-		}
-		if fi, err := f.Stat(); err == nil && fi.IsDir() {
-			return bad(name, "is a directory: the program could walk through all of the host's files from there")
+		if err := checkStream(f); err != nil {
+			return bad(name, "%w", err)
 		}
 	}
 	if err := s.checkEngine(bad); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -95,23 +96,27 @@ type wallRow struct {
 }
 
 func wallRows(h host) []wallRow {
-	rows := append(processRows(h), networkRows()...)
+	rows := slices.Concat(processRows(h), limitRows(h), networkRows())
 	return append(append(rows, fileRows(h)...), socketRows(h)...)
 }
 
-func processRows(h host) []wallRow {
-	runProbe := func(what string) func(*Spec) {
-		return func(s *Spec) {
-			s.Command = []string{h.self}
-			s.Env = append(s.Env, probeEnv+"="+what, "GORACE=atexit_sleep_ms=0")
-			s.Shares = []Share{{Host: filepath.Dir(h.self), ReadOnly: true}}
-		}
+// runProbe makes the test binary the program inside.
+func (h host) runProbe(what string) func(*Spec) {
+	return func(s *Spec) {
+		s.Command = []string{h.self}
+		s.Env = append(s.Env, probeEnv+"="+what, "GORACE=atexit_sleep_ms=0")
+		s.Shares = []Share{{Host: filepath.Dir(h.self), ReadOnly: true}}
 	}
+}
+
+func processRows(h host) []wallRow {
+	runProbe := h.runProbe
 	return []wallRow{
 		{name: "no capability in any set", script: `grep Cap /proc/self/status | tr -d '\n'`,
 			want: `CapInh:\s0{16}CapPrm:\s0{16}CapEff:\s0{16}CapBnd:\s0{16}CapAmb:\s0{16}`},
 		{name: "no new privileges", script: `grep NoNewPrivs /proc/self/status`, want: `NoNewPrivs:\s1`},
 		{name: "system calls are filtered", spec: runProbe("system-calls"), want: `tried \d+`},
+		{name: "a filter of its own lifts none", spec: runProbe("own-filter"), want: `address family not supported by protocol`},
 		{name: "the caller's own ids", script: `id -u; cat /proc/self/setgroups`, want: fmt.Sprint(h.uid) + `\ndeny`},
 		{name: "descriptors 0, 1 and 2", spec: func(s *Spec) { s.Command = []string{"ls", "/proc/self/fd"} },
 			want: `0\n1\n2\n3`}, // 3 is the directory that ls reads
@@ -121,7 +126,6 @@ func processRows(h host) []wallRow {
 		{name: "init cannot be traced", spec: runProbe("trace-init"), want: `ptrace operation not permitted\ngetfd operation not permitted`},
 		{name: "init holds no capability either", script: `grep -h CapPrm /proc/1/task/*/status | sort -u`, want: initCapsWanted()},
 		{name: "no new user namespace", spec: runProbe("unshare"), want: `.*(no space left on device|operation not permitted)`},
-		{name: "no core dump", script: `ulimit -c; ulimit -Hc`, want: `0\n0`},
 		{name: "own host name", script: `hostname 2>/dev/null || cat /proc/sys/kernel/hostname`, spec: func(s *Spec) { s.Hostname = "box" }, want: `box`},
 		{name: "own cgroup root", script: `cut -d: -f3 /proc/self/cgroup | sort -u`, want: `/`},
 		{name: "environment is complete", script: `env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= | sort | tr '\n' ' '`,
@@ -177,6 +181,11 @@ func fileRows(h host) []wallRow {
 			want: `fd full null ptmx pts random shm stderr stdin stdout tty urandom zero`},
 		{name: "devices work", script: `echo x >/dev/null; head -c4 /dev/urandom | wc -c; head -c4 /dev/zero | wc -c; test -e /dev/ptmx && echo ptmx`, want: `4\n4\nptmx`},
 		{name: "no password hashes", script: `cat /etc/shadow /etc/gshadow 2>/dev/null | wc -c`, want: `0`},
+		{name: "of proc what is shown and nothing else", script: `cd /proc; for f in *; do case $f in [0-9]*) continue;; esac
+			[ -d $f ] && [ -z "$(ls $f)" ] || [ -f $f ] && [ -z "$(head -c1 $f | tr '\0' 0)" ] || printf '%s ' $f; done`,
+			want: `cgroups cpuinfo filesystems loadavg meminfo mounts net self stat sys sysvipc thread-self uptime version vmstat`},
+		{name: "of sys the processors and its own network", script: `ls /sys /sys/class /sys/devices /sys/devices/system /sys/devices/virtual | tr '\n' ' '; ls /sys/fs 2>&1 | grep -c 'No such'`,
+			want: `/sys: class devices (kernel )? /sys/class: net  /sys/devices: system virtual  /sys/devices/system: cpu (node )? /sys/devices/virtual: net 1`},
 		{name: "no kernel secrets", script: `cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | head -c9 | wc -c`, want: `0`},
 		{name: "/root is not there", script: `ls /root 2>&1`, want: `.*No such file.*`, code: 2},
 		{name: "share", spec: share(Share{Host: h.path("share"), Inside: "/seen"}), script: `cat /seen/file; echo new >/seen/made-inside && echo ok`, want: `of the hostok`},

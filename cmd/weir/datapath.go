@@ -42,6 +42,7 @@ type dataPathConfig struct {
 	LogLevel     string
 	Known        []string // hosts the app was seen with before
 	Search       []string // search domains inside
+	Held         []string // what keeps CMD, for the event log
 
 	// Files names the descriptors that come along, by position: link, dial, errands, events, host-port:N, publish:N.
 	Files []string
@@ -159,7 +160,7 @@ func (d *dataPath) open(files []*os.File) error {
 	if err != nil {
 		return err
 	}
-	d.emit(&event.SandboxStart{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode(), Held: held})
+	d.emit(&event.SandboxStart{Command: d.cfg.Command, Door: d.gate.Door, Link: d.cfg.Link.Kind, Policy: d.policy.Digest(), Mode: d.policy.Mode(), Held: append(held, d.cfg.Held...)})
 	return nil
 }
 

@@ -45,6 +45,7 @@ func probes() []probe {
 		{"apparmor", probeAppArmor},
 		{"sandbox-tap", func() finding { return probeSandbox("tap") }},
 		{"sandbox-veth", func() finding { return probeSandbox("veth") }},
+		{"walls", probeWalls},
 		{"lockdown", probeLockdown},
 		{"nft-tproxy", probeTProxy},
 		{"ping", probePing},
@@ -158,11 +159,7 @@ func probeAppArmor() finding {
 // probeSandbox builds the walls around nothing.
 func probeSandbox(link string) finding {
 	home, _ := os.UserHomeDir()
-	box, err := sandbox.Start(sandbox.Spec{
-		Command: []string{"true"}, Env: []string{"PATH=/usr/bin:/bin"}, Link: link, HomePath: home,
-		Addr4: guest4, Gateway4: gateway4, Addr6: guest6, Gateway6: gateway6, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
-		Nameservers: []netip.Addr{gateway4},
-	})
+	box, err := emptySandbox(link, home)
 	if err != nil {
 		var h hinted
 		f := finding{Status: "warn", Summary: "no sandbox with a " + link + " link: " + err.Error()}
@@ -175,6 +172,35 @@ func probeSandbox(link string) finding {
 	file, info := box.Link()
 	defer file.Close()
 	return finding{Status: "pass", Summary: fmt.Sprintf("a sandbox with a %s link works, segmentation offload: %v", info.Kind, info.TSO)}
+}
+
+func emptySandbox(link, home string) (*sandbox.Sandbox, error) {
+	return sandbox.Start(sandbox.Spec{
+		Command: []string{"true"}, Env: []string{"PATH=/usr/bin:/bin"}, Link: link, HomePath: home,
+		Addr4: guest4, Gateway4: gateway4, Addr6: guest6, Gateway6: gateway6, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
+		Nameservers: []netip.Addr{gateway4},
+	})
+}
+
+// probeWalls says which walls around a program this kernel can give. The youngest, which shuts UNIX sockets that appear in
+// a share, is in hardly any kernel yet, so the lack of that one alone is no warning.
+func probeWalls() finding {
+	home, _ := os.UserHomeDir()
+	box, err := emptySandbox("auto", home)
+	if err != nil {
+		return finding{Status: "skip", Summary: "no sandbox to look at: " + err.Error()}
+	}
+	defer box.Close()
+	f := finding{Status: "pass", Summary: "programs are held by " + strings.Join(box.Held(), ", ")}
+	missing := sandbox.Missing(box.Held())
+	if len(missing) > 0 {
+		f.Summary += "; this kernel is too old for " + strings.Join(missing, ", ")
+	}
+	if len(missing) > 1 {
+		f.Status = "warn"
+		f.Fix = "use a kernel of 6.14 or later with CONFIG_SECURITY_LANDLOCK, booted with landlock in its lsm= list"
+	}
+	return f
 }
 
 // probeTProxyName is argv[0] of the process that asks the kernel for a TPROXY rule.

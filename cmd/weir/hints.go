@@ -45,6 +45,10 @@ func withHint(err error) error {
 		return hint(err, "%s", mapIDsFix(se))
 	case sandbox.StepTap, sandbox.StepLink:
 		return hint(err, "%s", tunFix(err))
+	case sandbox.StepSpec:
+		if strings.HasPrefix(se.Path, "std") {
+			return hint(err, "put a pipe in between: cat | weir run ... | cat")
+		}
 	case sandbox.StepProc:
 		return hint(err, "give the container an unmasked /proc: podman run --security-opt unmask=/proc/*, docker run --security-opt systempaths=unconfined")
 	}

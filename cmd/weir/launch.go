@@ -165,6 +165,9 @@ func (l *launch) configureDataPath() error {
 		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
 		Color: l.ui.color, Known: l.knownHosts(), Search: l.spec.Search,
 	}
+	for _, wall := range l.box.Held() {
+		cfg.Held = append(cfg.Held, "cmd:"+wall)
+	}
 	files := []*os.File{link}
 	defer func() { closeAll(files) }()
 	cfg.Files = []string{"link"}

@@ -108,7 +108,8 @@ type SandboxStart struct {
 	// "enforce".
 	Door, Link, Policy, Mode string
 
-	// Held is what keeps the data path itself from doing more than it must: "seccomp", "landlock:N" with the ABI version.
+	// Held is what keeps the data path itself from doing more than it must: "seccomp", "landlock:N" with the ABI version;
+	// and by "cmd:" and the constants of package sandbox, what keeps the program.
 	Held []string
 }
 
