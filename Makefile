@@ -5,10 +5,10 @@ BIN := bin/weir
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install test gauntlet race fuzz lint vuln bench demo clean
+.PHONY: help build install test gauntlet kill9 race fuzz lint vuln bench demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/weir
 	$(GO) build -trimpath -ldflags="-s -w" -o $(BIN) ./cmd/weir
@@ -21,6 +21,9 @@ test: ## run all tests
 
 gauntlet: build ## attack weir and print what it holds (TOOL=weir,pasta,bwrap compares, ONLY=REGEXP picks rows)
 	$(GO) run ./hack/gauntlet -weir $(BIN) -tool $(or $(TOOL),weir) -only '$(ONLY)'
+
+kill9: ## kill weir KILLS times (100) under a thousand flows
+	KILLS=$(or $(KILLS),100) $(GO) test ./tests -count=1 -run TestKill9 -v
 
 race: ## run all tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...

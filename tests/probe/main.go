@@ -24,6 +24,10 @@
 //	probe leak SERVER SUFFIX SECONDS  carry data out in names below SUFFIX, print how many octets were taken
 //	probe churn ECHO CLOSED DENIED    for each number on stdin, make so many flows to these, print how many were carried
 //
+// For the test that kills weir (stamp.go):
+//
+//	probe stamp N ADDR:PORT TOKEN     N flows that say all the time what time it is
+//
 // And two that run another program (around.go), outside the sandbox:
 //
 //	probe tty CMD ARG...              run CMD on a terminal of its own and print what it shows there
@@ -65,6 +69,7 @@ func main() {
 		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "ping": ping,
 		"many": many, "upload": upload, "download": download, "datagram": datagram, "after": after, "past": past,
 		"questions": questions, "leak": leak, "churn": churn,
+		"stamp": stamp, "linger": linger,
 		"dns":     func(a, b, c string) error { return ask("udp", a, b, c) },
 		"dns+tcp": func(a, b, c string) error { return ask("tcp", a, b, c) },
 	}[args[0]]
