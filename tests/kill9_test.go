@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -168,15 +167,17 @@ type stampServer struct {
 	at netip.AddrPort
 	pc net.PacketConn
 
-	mu    sync.Mutex
-	began []string      // who opened TCP flows since reset, in their order
-	open  int           // how many of them still live
-	last  time.Duration // latest record
-	quiet chan struct{} // closed when the UDP marker has come
+	mu     sync.Mutex
+	began  int           // TCP flows since reset
+	open   int           // how many of them still live
+	marked int           // which of them was the marker's, counted from 1; 0: it has not come
+	last   time.Duration // latest record
+	quiet  chan struct{} // closed when the UDP marker has come
 }
 
-// marker is what the test says to its own server by UDP: whatever was queued before it has been read when it comes.
-const marker = "marker"
+// marker is what the test says to its own server, in the length of a record: what was queued before it has been heard, and
+// what comes behind it is late.
+const marker = "marker--"
 
 func serveStamps(t *testing.T) *stampServer {
 	s := &stampServer{at: netip.AddrPortFrom(netip.MustParseAddr("198.51.100.77"), 9)}
@@ -195,10 +196,10 @@ func serveStamps(t *testing.T) *stampServer {
 				return
 			}
 			s.mu.Lock()
-			s.began = append(s.began, c.RemoteAddr().String())
+			s.began++
 			s.open++
+			go s.hear(c, s.began)
 			s.mu.Unlock()
-			go s.hear(c)
 		}
 	}()
 	go s.hearDatagrams()
@@ -208,20 +209,28 @@ func serveStamps(t *testing.T) *stampServer {
 func (s *stampServer) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.began, s.open, s.last, s.quiet = nil, 0, 0, make(chan struct{})
+	s.began, s.open, s.marked, s.last, s.quiet = 0, 0, 0, 0, make(chan struct{})
 }
 
-func (s *stampServer) hear(c net.Conn) {
+// hear reads the nth flow to its end.
+func (s *stampServer) hear(c net.Conn, n int) {
 	defer c.Close()
-	b := make([]byte, 8)
+	b := make([]byte, len(marker))
 	for {
-		if _, err := io.ReadFull(c, b); err != nil {
+		_, err := io.ReadFull(c, b)
+		switch {
+		case err != nil:
 			s.mu.Lock()
 			s.open--
 			s.mu.Unlock()
 			return
+		case string(b) == marker:
+			s.mu.Lock()
+			s.marked = n
+			s.mu.Unlock()
+		default:
+			s.record(b)
 		}
-		s.record(b)
 	}
 }
 
@@ -233,8 +242,8 @@ func (s *stampServer) hearDatagrams() {
 			return
 		case string(b[:n]) == marker:
 			close(s.quiet)
-		case n == 8:
-			s.record(b[:8])
+		case n == len(marker):
+			s.record(b[:n])
 		}
 	}
 }
@@ -248,7 +257,7 @@ func (s *stampServer) record(b []byte) {
 func (s *stampServer) flows() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.began)
+	return s.began
 }
 
 func (s *stampServer) latest() time.Duration {
@@ -264,12 +273,12 @@ func (s *stampServer) drain(t *testing.T) (late int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := c.LocalAddr().String()
+	io.WriteString(c, marker)
 	c.Close()
 	over := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.open == 0 && slices.Contains(s.began, own)
+		return s.open == 0 && s.marked > 0
 	}
 	if !soon(over) {
 		t.Error("flows are still open")
@@ -287,5 +296,5 @@ func (s *stampServer) drain(t *testing.T) (late int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.began) - 1 - slices.Index(s.began, own)
+	return s.began - s.marked
 }

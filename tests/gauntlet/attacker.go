@@ -35,7 +35,7 @@ const began = "attack begins"
 const attackWord = "attack"
 
 // IsAttack reports whether this process is to be an attacker inside; then the caller has to call AttackMain at once.
-func IsAttack() bool { return len(os.Args) == 3 && os.Args[1] == attackWord }
+func IsAttack() bool { return len(os.Args) >= 3 && os.Args[1] == attackWord }
 
 // AttackMain runs the attack that the arguments name and exits with 0 if it reached what it wanted.
 func AttackMain() {

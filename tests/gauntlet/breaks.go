@@ -26,6 +26,8 @@ func Breaks() []Break {
 		{"escape", "sandbox/syscalls.go", "func filterSyscalls() error {", "func filterSyscalls() error {\n\tif true {\n\t\treturn nil\n\t}", []string{"escape/io-uring"}},
 		{"packets", "netstack/filter.go", "if !group && eth.DestinationAddress() != f.gateway {", "if !group && f == nil {", []string{"packets/past-the-gateway"}},
 		{"packets", "netstack/filter4.go", "case src != f.addr4:", "case false:", []string{"packets/spoofed-source", "packets/second-address"}},
+		{"logs", "flow/event/encode.go", "case hidden(r):", "case false:", []string{"logs/line-in-arguments"}},
+		{"logs", "flow/event/encode.go", "case r == '\"' || r == '\\\\':", "case false:", []string{"logs/field-in-host", "logs/quote-in-sni"}},
 	}
 }
 

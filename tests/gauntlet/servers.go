@@ -82,7 +82,13 @@ func (w *World) answer(c net.Conn) {
 	}
 	defer drain(c)
 	c.SetDeadline(time.Now().Add(patience))
-	if n, _ := c.Read(make([]byte, 4096)); n > 0 {
+	b := make([]byte, 4096)
+	n, _ := c.Read(b)
+	if _, rest, found := strings.Cut(string(b[:n]), "\r\nHost: "); found {
+		host, _, _ := strings.Cut(rest, "\r\n")
+		w.collect(host)
+	}
+	if n > 0 {
 		io.WriteString(c, "heard\n")
 	}
 }
@@ -93,9 +99,47 @@ func (w *World) answerTLS(c net.Conn) {
 	w.answerTLSWith(c, conf)
 }
 
+// answerCollector writes down all that one client says.
+func (w *World) answerCollector(c net.Conn) {
+	c.SetDeadline(time.Now().Add(patience))
+	text, _ := io.ReadAll(io.LimitReader(c, 1<<20))
+	w.collect(string(text))
+	c.Close()
+}
+
+// collect remembers a name, or what an agent reports.
+func (w *World) collect(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.collected = append(w.collected, text)
+}
+
+// collectQuestion remembers the name in a DNS message, label by label, as it is.
+func (w *World) collectQuestion(raw []byte) {
+	const header = 12
+	var labels []string
+	for raw = raw[min(header, len(raw)):]; len(raw) > 0 && raw[0] > 0 && int(raw[0]) < len(raw); raw = raw[1+raw[0]:] {
+		labels = append(labels, string(raw[1:1+raw[0]]))
+	}
+	w.collect(strings.Join(labels, "."))
+}
+
+// collectedWith returns what was collected that has the token in it, or its mirror image.
+func (w *World) collectedWith(token string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.collected), func(text string) bool {
+		return !strings.Contains(text, token) && !strings.Contains(text, mirrored(token))
+	})
+}
+
 // answerTLSWith says what goes on inside TLS, too; where there is no handshake it listens all the same.
 func (w *World) answerTLSWith(c net.Conn, conf *tls.Config) {
 	c.SetDeadline(time.Now().Add(patience))
+	conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		w.collect(hello.ServerName)
+		return nil, nil
+	}
 	t := tls.Server(c, conf)
 	if t.Handshake() != nil {
 		drain(c)

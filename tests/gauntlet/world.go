@@ -26,6 +26,7 @@ import (
 //	7             UDP: sends back what it gets
 //	25            speaks first ("220 ready"), STARTTLS after the client has said so
 //	3128          an HTTP proxy that accepts CONNECT to anywhere, and hears what comes after
+//	9000          a collector, see logRows
 //	53            DNS: every name has this address
 var (
 	Shop    = netip.MustParseAddr("198.51.100.10") // shop.example, allowed by StandardRules; sibling.example shares it
@@ -44,6 +45,8 @@ const (
 	HostAnyPort      = 7009 // on every address of the host
 )
 
+const collectorPort = 9000
+
 // World is the playground with servers that remember what they hear.
 type World struct {
 	*playground.World
@@ -52,10 +55,11 @@ type World struct {
 	// ECHConfig is the list that a client needs to hide its server name from everybody but them.
 	ECHConfig []byte
 
-	mu      sync.Mutex
-	heard   map[netip.Addr]*bytes.Buffer
-	dialled map[netip.Addr]int
-	last    byte // of the addresses of strangers
+	mu        sync.Mutex
+	heard     map[netip.Addr]*bytes.Buffer
+	dialled   map[netip.Addr]int
+	collected []string // names in hellos, requests and questions, and what agents report
+	last      byte     // of the addresses of strangers
 }
 
 // openWorld makes it. The process has to be in the playground.
@@ -65,7 +69,10 @@ func openWorld() (*World, error) {
 		return nil, err
 	}
 	w := &World{World: p, heard: map[netip.Addr]*bytes.Buffer{}, dialled: map[netip.Addr]int{}}
-	p.Overhear(func(raw []byte) { w.hear(&net.UDPAddr{IP: playground.DNSServer.AsSlice()}, nil, raw) })
+	p.Overhear(func(raw []byte) {
+		w.collectQuestion(raw)
+		w.hear(&net.UDPAddr{IP: playground.DNSServer.AsSlice()}, nil, raw)
+	})
 	errs := []error{
 		w.makeECH(), w.Name("metadata.google.internal", Meta), w.Name("dns.google", Google),
 		w.Name("shop.example", Shop, Shop6), w.Name("sibling.example", Shop), w.Name("other.example", Other),
@@ -88,7 +95,7 @@ func (w *World) populate(a netip.Addr) error {
 	var errs []error
 	for port, answer := range map[uint16]func(net.Conn){
 		7: w.answer, 80: w.answer, 443: w.answerTLS, 853: w.answerTLS, 8443: w.answerRetry,
-		5432: w.answerPostgres, 25: w.answerMail, 3128: w.answerProxy,
+		collectorPort: w.answerCollector, 5432: w.answerPostgres, 25: w.answerMail, 3128: w.answerProxy,
 	} {
 		_, err := w.serve(netip.AddrPortFrom(a, port), answer)
 		errs = append(errs, err)
