@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 )
@@ -39,10 +40,29 @@ func onTheLink(r Row, attack func(*Attacker, *wire) error) Row {
 		if err := attack(a, w); err != nil {
 			return err
 		}
-		return w.packet(w.udp4(Shop, mirrored(a.Token)).bytes())
+		return w.converse(mirrored(a.Token))
 	}
 	r.Check = honestHeard
 	return r
+}
+
+// linger has one honest exchange, so that all that was sent before it has been looked at when the attacker ends.
+func (a *Attacker) linger() error {
+	c, err := dial("udp4", at(Shop, 7))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return tell(c, mirrored(a.Token))
+}
+
+// outcry sends to a server that is denied and waits for what becomes of it: an answer, or the refusal.
+func outcry(c net.Conn, what []byte) error {
+	if _, err := c.Write(what); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 65535))
+	return err
 }
 
 // honestHeard is a Check: what the attacker was allowed to say has arrived.

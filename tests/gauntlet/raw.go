@@ -3,10 +3,13 @@
 package gauntlet
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -182,4 +185,21 @@ func (w *wire) udp4(dst netip.Addr, text string) ip4 {
 
 func (w *wire) udp6(dst netip.Addr, text string) ip6 {
 	return ip6{src: w.addr6, dst: dst, next: unix.IPPROTO_UDP, payload: udpSegment(w.addr6, dst, 7, text)}
+}
+
+// converse says the text to the shop in a frame of its own, and waits for the frame that brings it back: what was sent before
+// has been looked at by then.
+func (w *wire) converse(text string) error {
+	if err := w.packet(w.udp4(Shop, text).bytes()); err != nil {
+		return err
+	}
+	unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000})
+	b := make([]byte, 70_000)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		n, from, err := unix.Recvfrom(w.fd, b, 0)
+		if ll, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && ll.Pkttype != unix.PACKET_OUTGOING && bytes.Contains(b[:n], []byte(text)) {
+			return nil
+		}
+	}
+	return errors.New("no answer to an honest frame")
 }

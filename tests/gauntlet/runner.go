@@ -156,7 +156,7 @@ func (r *Runner) Run(row Row) Result {
 func (r *Runner) leaky() (Tool, error) {
 	r.leakyOnce.Do(func() {
 		edits := []edit{
-			{"sandbox/command.go", "err := confine();", "err := error(nil);"},
+			{"sandbox/command.go", "err := confine(o.Spec);", "err := limitResources();"},
 			{"sandbox/command.go", "err := dropOwnPrivileges();", "err := error(nil);"},
 		}
 		path := filepath.Join(r.dir, "weir-leaky")
