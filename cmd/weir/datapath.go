@@ -335,11 +335,16 @@ func (d *dataPath) serve(ctx context.Context) error {
 // program that is cut off in silence would be a riddle, and one that runs on without its resolver a risk.
 func (d *dataPath) mustServe(ctx context.Context, what string, serve func() error) {
 	if err := serve(); ctx.Err() == nil {
-		d.ui.warnf("%s ended: %v", what, err)
-		d.cancel() // nothing more is carried
-		d.book.Close()
-		os.Exit(1)
+		d.fail("%s ended: %v", what, err)
 	}
+}
+
+// fail says why and ends the process.
+func (d *dataPath) fail(format string, args ...any) {
+	d.ui.warnf(format, args...)
+	d.cancel() // nothing more is carried
+	d.book.Close()
+	os.Exit(1)
 }
 
 // trimFlows is how many flows have to be open more than the last time for trim to do something.
@@ -349,7 +354,8 @@ const (
 )
 
 // trim gives back what flows needed to begin and do not need to wait: when many more are open than before and no more are
-// coming, it collects garbage. The collector also halves the stacks that it finds mostly empty; hence twice.
+// coming, it collects garbage. The collector also halves the stacks that it finds mostly empty; hence twice. A data path
+// that grows out of bounds all the same it ends.
 func (d *dataPath) trim(ctx context.Context) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
@@ -358,6 +364,9 @@ func (d *dataPath) trim(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if used, soon := lockdown.OutOfMemory(); soon {
+			d.fail("the data path holds %d of the %d MiB that it may have", used>>20, lockdown.MemoryMax>>20)
 		}
 		flows := d.gate.Flows()
 		trimmed = min(trimmed, flows)

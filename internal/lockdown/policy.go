@@ -56,8 +56,10 @@ func dataPathPolicy(info *arch.Info, pid int) seccomp.Policy {
 
 // launcherPolicy only refuses: the launcher opens and renames files of the user's choice at its end.
 func launcherPolicy(info *arch.Info) seccomp.Policy {
+	process := []seccomp.NameWithConditions{where("clone", without(0, unix.CLONE_THREAD))}
 	return seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
-		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
+		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...), NamesWithCondtions: process},
+		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
 	}}
 }
 

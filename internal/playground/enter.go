@@ -17,7 +17,7 @@ import (
 const marker = "WEIR_PLAYGROUND"
 
 // setupCaps are what [Open] needs over the new namespaces; they are gone from what it starts later.
-var setupCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW}
+var setupCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE}
 
 // Inside reports whether the process runs in a playground.
 func Inside() bool { return os.Getenv(marker) != "" }

@@ -28,10 +28,11 @@
 //
 //	probe stamp N ADDR:PORT TOKEN     N flows that say all the time what time it is
 //
-// And two that run another program (around.go), outside the sandbox:
+// And those that run another program (around.go, withhold.go), outside the sandbox:
 //
 //	probe tty CMD ARG...              run CMD on a terminal of its own and print what it shows there
 //	probe eventually ARG...           run probe ARG... until it goes well and prints something
+//	probe withhold WHAT CMD ARG...    run CMD as on a kernel without landlock or seccomp
 //
 // Errors go to stdout as "error: ERRNO or text", so that a script can match them; the exit status is then 1.
 package main
@@ -64,6 +65,8 @@ func main() {
 		os.Exit(onTerminal(os.Args[2:]))
 	case "eventually":
 		os.Exit(eventually(os.Args[2:]))
+	case "withhold":
+		os.Exit(withhold(os.Args[2:]))
 	}
 	run := map[string]func(a, b, c string) error{
 		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "ping": ping,
