@@ -55,7 +55,7 @@ func populate(w *playground.World) error {
 		w.Serve(at(shop, 853), func(c net.Conn) { t := tlsServer(c, w); io.Copy(t, t); c.Close() }),
 		w.Serve(at(tools, 22), banner), w.Serve(at(tools, 9999), resetAfterRead), w.Serve(at(tools, 5432), pretendPostgres(w)),
 	)
-	return errors.Join(append(errs, populateHost())...)
+	return errors.Join(append(errs, populateHost(), populateCodeHost(w))...)
 }
 
 // Ports of the host itself. A sandbox may not reach them unasked.
