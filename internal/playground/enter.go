@@ -16,8 +16,10 @@ import (
 // marker is the environment variable that tells a process that it is inside already.
 const marker = "WEIR_PLAYGROUND"
 
-// setupCaps are what [Open] needs over the new namespaces; they are gone from what it starts later.
-var setupCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE}
+// setupCaps are what [Open], and attacks of tests, need over the new namespaces; they are gone from what it starts later.
+var setupCaps = []uintptr{
+	unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE, unix.CAP_SYS_CHROOT,
+}
 
 // Inside reports whether the process runs in a playground.
 func Inside() bool { return os.Getenv(marker) != "" }
