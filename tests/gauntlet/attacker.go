@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -195,3 +196,9 @@ func (a *Attacker) contains(text []byte) error {
 	}
 	return nil
 }
+
+// runPath runs a program that only has to end well.
+func runPath(path string) error { return run(exec.Command(path)) }
+
+// descriptorPath is the path by which a process opens what it has open once more.
+func descriptorPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

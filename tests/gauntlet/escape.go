@@ -2,17 +2,16 @@
 
 package gauntlet
 
-import "golang.org/x/sys/unix"
+import "slices"
 
 func escapeRows() []Row {
-	return []Row{
-		{
-			ID: "escape/io-uring", Vector: "set up an io_uring, whose operations no system call filter sees", Right: "the call is not there",
-			Source: "security.md 2.5",
-			Attack: func(*Attacker) error {
-				var params [120]byte
-				return errnoOf(unix.SYS_IO_URING_SETUP, 4, pointer(&params[0]), 0)
-			},
-		},
+	return slices.Concat(callRows(), namespaceRows(), mountRows(), familyRows(), kernelRows(), ipcRows())
+}
+
+// needsRoot is for attacks on files of the kernel that belong to uid 0: nobody else could open them in any case.
+func needsRoot() string {
+	if isRoot() {
+		return ""
 	}
+	return "uid 0, whose files these are"
 }

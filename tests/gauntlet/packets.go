@@ -12,8 +12,7 @@ import (
 )
 
 func packetRows() []Row {
-	return slices.Concat(linkRows(), neighbourRows(), addressRows(), headerRows(), transportRows(),
-		unprivilegedRows(), datagramRows(), channelRows(), echoRows(), groupRows())
+	return slices.Concat(linkRows(), headerRows(), transportRows(), unprivilegedRows(), groupRows())
 }
 
 // anyShop allows every port of the shop: what is wrong with a packet to it is the packet.

@@ -2,6 +2,8 @@
 
 package gauntlet
 
+import "slices"
+
 func processRows() []Row {
-	return []Row{}
+	return slices.Concat(descriptorRows(), streamRows(), procRows(), influenceRows(), environmentRows(), lifeRows())
 }

@@ -2,7 +2,10 @@
 
 package gauntlet
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Row is one attack.
 type Row struct {
@@ -40,6 +43,9 @@ type Row struct {
 	Attack func(*Attacker) error
 	// Harm says, from outside and after the attack, whether it reached its aim. nil: the attacker's word is taken.
 	Harm func(*Stage) bool
+
+	// Settle is how long Harm may take to show when there is any; 0 is settle.
+	Settle time.Duration
 
 	// Refused is a part of what weir says when it does not even start such a thing (status 125). Empty: it starts.
 	Refused string

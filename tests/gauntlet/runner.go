@@ -202,6 +202,9 @@ func (r *Runner) attack(row Row, tool Tool) (Outcome, string) {
 	}
 	if err := r.run(s, row, tool, rules); err != nil {
 		if row.Refused != "" && strings.Contains(s.Stderr, row.Refused) && s.Status == 125 {
+			if row.Harm != nil && row.Harm(s) {
+				return Hole, "refused, but the harm is done: " + s.said()
+			}
 			return Held, ""
 		}
 		return Broken, fmt.Sprintf("in %s: %v", tool.Name, err)
@@ -244,7 +247,7 @@ func (r *Runner) harmed(s *Stage, row Row, wait bool) bool {
 	if row.Harm == nil {
 		return s.Status == 0
 	}
-	patience := settle
+	patience := max(settle, row.Settle)
 	if wait {
 		patience = 5 * time.Second
 	}
@@ -270,6 +273,9 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return err
 	}
+	if s.Neighbour != "" {
+		cmd = exec.Command("/bin/sh", withNeighbour(s.Neighbour, s.Dir, cmd.Args)[1:]...)
+	}
 	cmd.Dir = home
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_STATE_HOME="+s.Dir+"/state", "XDG_DATA_HOME="+s.Dir+"/data", "XDG_CONFIG_HOME="+s.Dir+"/config")
 	cmd.Env = append(cmd.Env, s.Env...)
@@ -292,6 +298,9 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 		return fmt.Errorf("start %s: %w", tool.Name, err)
 	}
 	s.Pid = cmd.Process.Pid
+	if s.Neighbour != "" {
+		s.Defer(func() { syscall.Kill(-s.Pid, syscall.SIGKILL) })
+	}
 	defer s.during(row)()
 	late := time.AfterFunc(attackTimeout, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	err = cmd.Wait()

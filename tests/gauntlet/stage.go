@@ -33,6 +33,9 @@ type Stage struct {
 	Terminal *os.File
 	// Weir is the weir that runs the attack, "" for other tools.
 	Weir string
+	// Neighbour is a shell script that runs in Dir and in the process group of the sandbox's own process, which starts when
+	// the script has made the file "ready".
+	Neighbour string
 	// Flags are further flags of weir run; other tools do not get them.
 	Flags []string
 
@@ -45,7 +48,9 @@ type Stage struct {
 	Stdout, Stderr string
 	Events         string
 
-	wire     atomic.Int64 // frames that watchWire was looking for
+	wire     atomic.Int64  // frames that watchWire was looking for
+	ended    chan struct{} // closed when the stage's victim has ended
+	keyboard *os.File      // the other end of a terminal that is not the sandbox's
 	deferred []func()
 }
 
