@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
-	"runtime"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -203,35 +202,6 @@ func TestHostileFramesKeepTheLinkAlive(t *testing.T) {
 			t.Errorf("counters %v", p.Counters())
 		}
 	}
-}
-
-// FuzzFrame feeds one frame with its vnet header to a door: it neither panics nor stops, and keeps nothing.
-func FuzzFrame(f *testing.F) {
-	for _, frame := range hostileFrames() {
-		f.Add(make([]byte, vnetHdrLen), frame)
-	}
-	f.Add([]byte{1, 5, 42, 0, 100, 0, 34, 0, 6, 0}, l2(header.IPv4ProtocolNumber, packet4("10.77.0.2", "203.0.113.7", 17, nil, datagram(9, 9, 1000))))
-	f.Add([]byte{1, 1, 54, 0, 200, 0, 34, 0, 16, 0}, segmentFields{src: guest4, dst: netip.MustParseAddr("203.0.113.7"), dport: 80, flags: flagSYN, payload: make([]byte, 900)}.frame())
-	p := newPeer(f, Config{Link: Link{VnetHdr: vnetHdrLen, USO: true}, Limits: Limits{HalfOpen: 16, UDPFlows: 16, ICMPFlows: 4}}, refuseAll)
-	n := 0
-	f.Fuzz(func(t *testing.T, hdr, frame []byte) {
-		if len(hdr) != vnetHdrLen || len(frame) > 1<<16 {
-			return
-		}
-		if _, err := p.file.Write(append(bytes.Clone(hdr), frame...)); err != nil {
-			t.Fatal(err)
-		}
-		if n++; n%1000 == 0 {
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			if m.HeapAlloc > 512<<20 {
-				t.Fatalf("%d MiB on the heap after %d frames", m.HeapAlloc>>20, n)
-			}
-			if _, err := p.dial("203.0.113.7:80"); err == nil {
-				t.Fatal("the door accepted")
-			}
-		}
-	})
 }
 
 func TestARPForTheGateway(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,6 +30,9 @@ type wire struct {
 	file   *os.File
 	served chan error
 
+	closeOnce sync.Once
+	readDone  chan struct{}
+
 	mu      sync.Mutex
 	answers []string // what the door sent, described, the markers aside
 	wrong   []string // what it must not have sent
@@ -49,22 +53,29 @@ func newWire(t testing.TB, cfg Config, h flow.Handler) *wire {
 		t.Fatal(err)
 	}
 	w := &wire{Stack: s, t: t, file: inside, served: make(chan error, 1), markers: map[uint16]chan struct{}{}}
-	read := make(chan struct{})
+	w.readDone = make(chan struct{})
 	go func() {
-		defer close(read)
+		defer close(w.readDone)
 		w.read()
 	}()
 	go func() { w.served <- s.Serve(context.Background(), h) }()
-	t.Cleanup(func() {
-		s.Close()
-		inside.Close()
-		<-read
-		<-w.served
+	t.Cleanup(w.close)
+	return w
+}
+
+// close ends the door and complains of what it sent amiss.
+func (w *wire) close() {
+	w.closeOnce.Do(func() {
+		w.Stack.Close()
+		w.file.Close()
+		<-w.readDone
+		if err := <-w.served; !errors.Is(err, ErrClosed) {
+			w.t.Errorf("Serve = %v, want ErrClosed", err)
+		}
 		for _, what := range w.wrong {
-			t.Errorf("the door sent %s", what)
+			w.t.Errorf("the door sent %s", what)
 		}
 	})
-	return w
 }
 
 // send writes one frame behind the vnet header hdr, where the link has one. An empty frame without one is left out: it

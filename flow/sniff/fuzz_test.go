@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gopacket/gopacket/layers"
+
 	"github.com/weir-dev/weir/internal/hostname"
 )
 
@@ -46,6 +48,11 @@ func FuzzStream(f *testing.F) {
 		}
 	}
 	f.Add(realHello(f, realConfig()), uint16(5))
+	for _, flow := range corpusFlows(f, layers.IPProtocolTCP) {
+		if in, _, ok := opening(flow.stream); ok && len(in) < 4096 {
+			f.Add([]byte(in), uint16(len(in)/3))
+		}
+	}
 	f.Fuzz(func(t *testing.T, in []byte, cut uint16) {
 		hint, status := feed(string(in))
 		checkHint(t, hint, status)
@@ -174,6 +181,52 @@ func FuzzQUIC(f *testing.F) {
 			}
 		}
 		IsInitial(in)
+	})
+}
+
+// FuzzInitialSet carries a hello over QUIC in any frames, packets, datagrams and order that a plan says, three bytes for
+// each frame: where it begins, how long it is, and whether it ends its packet or its datagram. What comes out is what the
+// hello says over TCP, or nothing yet.
+func FuzzInitialSet(f *testing.F) {
+	whole := []byte{0, 255, 3, 100, 255, 3}
+	for _, plan := range [][]byte{whole, {50, 255, 1, 0, 50, 3}, {0, 20, 0, 40, 255, 0, 20, 20, 3}, {0, 60, 3, 0, 60, 3, 30, 255, 2}, {0, 10, 7, 10, 255, 7}} {
+		f.Add([]byte(hello(sni("a.example"), alpn("h3"))), plan)
+	}
+	f.Add(realHello(f, realConfig())[recordHeader:], whole)
+	for _, flow := range corpusFlows(f, layers.IPProtocolTCP) {
+		in, _, _ := opening(flow.stream)
+		if msg, ok := handshakeOf(in); ok {
+			f.Add([]byte(msg), whole)
+		}
+	}
+	f.Fuzz(func(t *testing.T, msg, plan []byte) {
+		if len(msg) < 4 || len(msg) > 8192 || msg[0] != typeClientHello || len(plan) > 90 {
+			return
+		}
+		want, wantStatus := feed(record(string(msg)))
+		var q QUIC
+		datagram, frames, number := "", "", int64(0)
+		for ; len(plan) >= 3; plan = plan[3:] {
+			from := int(plan[0]) * len(msg) / 256
+			frames += crypto(string(msg), from, min(len(msg), from+1+int(plan[1])*len(msg)/256))
+			if plan[2]&4 != 0 {
+				frames = "\x01\x00" + frames // PING and PADDING first
+			}
+			if plan[2]&1 != 0 && len(frames) < 16000 {
+				number += 1 + int64(plan[2]>>4)
+				datagram += initial{dcid: dcid, number: number, frames: frames, pad: 40}.seal(t)
+				frames = ""
+			}
+			if plan[2]&2 == 0 || datagram == "" {
+				continue
+			}
+			hint, status := q.Feed([]byte(datagram))
+			checkHint(t, hint, status)
+			if status == Done && (hint.Malformed == "") && (hint.Host != want.Host || hint.HostIP != want.HostIP || want.Malformed != "" || wantStatus != Done) {
+				t.Fatalf("over QUIC %+v, over TCP %v %+v", hint, wantStatus, want)
+			}
+			datagram = ""
+		}
 	})
 }
 

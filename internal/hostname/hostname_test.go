@@ -2,8 +2,12 @@ package hostname
 
 import (
 	"errors"
+	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/idna"
 )
 
 func TestNormalize(t *testing.T) {
@@ -90,6 +94,35 @@ func FuzzNormalize(f *testing.F) {
 		}
 		if strings.Trim(n, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
 			t.Fatalf("Normalize(%q) = %q", s, n)
+		}
+	})
+}
+
+// FuzzAgainstParsers compares with what other parsers make of the same text. A name of ours is never an address to them,
+// and it is the same name: a URL's host, and for IDNA a name that is in its ASCII form already.
+func FuzzAgainstParsers(f *testing.F) {
+	for _, s := range []string{"a.example", "A.EXAMPLE.", "1.2.3.4", "0x7f.1", "0177.0.0.1", "2130706433", "a.1e1", "xn--bcher-kva.example", "a_b.example", "ab--c.example", "::1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, err := Normalize(s)
+		if addr, bad := netip.ParseAddr(s); bad == nil && err == nil {
+			t.Fatalf("%q is %s to netip, the name %q to us", s, addr, n)
+		}
+		if err != nil {
+			return
+		}
+		if addr, err := netip.ParseAddr(n); err == nil {
+			t.Fatalf("Normalize(%q) = %q, the address %s", s, n, addr)
+		}
+		if u, err := url.Parse("http://" + n + "/"); err != nil || u.Hostname() != n {
+			t.Fatalf("Normalize(%q) = %q, in a URL %v, %v", s, n, u, err)
+		}
+		if strings.Contains(n, "_") || strings.Contains(n, "--") {
+			return // IDNA has rules for these that DNS has not
+		}
+		if ascii, err := idna.Lookup.ToASCII(n); err != nil || ascii != n {
+			t.Fatalf("Normalize(%q) = %q, to IDNA %q, %v", s, n, ascii, err)
 		}
 	})
 }

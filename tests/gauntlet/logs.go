@@ -24,7 +24,7 @@ import (
 // own exits: the event log, the lines on stderr, the table of --summary. Other tools write nothing down, so whoever is behind
 // them has to: the collector again.
 func logRows() []Row {
-	return slices.Concat(forgeryRows(), processTextRows(), bookRows())
+	return slices.Concat(forgeryRows(), processTextRows(), bookRows(), policyRows())
 }
 
 // naive is the collector's log.

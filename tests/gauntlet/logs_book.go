@@ -14,11 +14,6 @@ import (
 
 // bookRows go for the log itself, and for what is made of it.
 func bookRows() []Row {
-	learned := func(token string) string { return "forged-" + token + ".example" }
-	// hostile is a name that ends its line, or its flow sequence, or its scalar, and begins a rule of the attacker's.
-	hostile := func(token string) []string {
-		return []string{"x.example\n      - " + learned(token) + "\n", "x\", \"" + learned(token), "x]\n      - " + learned(token) + " #"}
-	}
 	return []Row{
 		{
 			ID: "logs/through-a-descriptor", Vector: "write events to the log by a descriptor that was inherited", Right: "there is none",
@@ -60,6 +55,35 @@ func bookRows() []Row {
 		inShare("logs/truncate", "truncate the log, which lies in a directory that the program may write to", func(s *Stage) string { return s.Args["share"] }),
 		inShare("logs/truncate-by-link", "the same where the log's path is outside and a symbolic link leads there", func(s *Stage) string { return filepath.Join(s.Dir, "link") }),
 		{
+			ID: "logs/vanish", Vector: "say it and be gone, before anybody has looked who it was", Right: "the flow is in the log all the same",
+			Rules: shopEcho, Record: []string{"network-connect verdict=allow dest_port=7", "network-close bytes_sent=17"},
+			Harm: func(s *Stage) bool { return Heard(s) && !s.HasEvent("network-connect dest_port=7") },
+			Attack: func(a *Attacker) error {
+				c, err := dial("tcp", at(Shop, 7))
+				if err != nil {
+					return err
+				}
+				if _, err := c.Write([]byte(a.Token)); err != nil {
+					return err
+				}
+				return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			},
+		},
+	}
+}
+
+// learned is the rule that an attacker would like to be in a policy.
+func learned(token string) string { return "forged-" + token + ".example" }
+
+// hostileNames end their line, or their flow sequence, or their scalar, and begin a rule of the attacker's.
+func hostileNames(token string) []string {
+	return []string{"x.example\n      - " + learned(token) + "\n", "x\", \"" + learned(token), "x]\n      - " + learned(token) + " #"}
+}
+
+// policyRows go for the policy that is made of what was seen.
+func policyRows() []Row {
+	return []Row{
+		{
 			ID: "logs/rules-in-learned-names", Vector: "names that become rules in the policy that --learn writes", Right: "names that are no names are left out",
 			Rules: []string{"--mode", "audit", "--learn", "{learn}"},
 			Prepare: func(s *Stage) error {
@@ -77,7 +101,7 @@ func bookRows() []Row {
 				}
 				return nil
 			},
-			Attack: func(a *Attacker) error { return a.sayNames(hostile(a.Token)) },
+			Attack: func(a *Attacker) error { return a.sayNames(hostileNames(a.Token)) },
 		},
 		{
 			ID: "logs/rules-from-the-log", Vector: "the same names, and policy suggest over the log", Right: "names that are no names are left out",
@@ -89,22 +113,7 @@ func bookRows() []Row {
 				out, err := exec.Command(s.Weir, "policy", "suggest", filepath.Join(s.Dir, eventsName)).CombinedOutput()
 				return err != nil || hasRule(s, string(out), learned(s.Token))
 			},
-			Attack: func(a *Attacker) error { return a.sayNames(hostile(a.Token)) },
-		},
-		{
-			ID: "logs/vanish", Vector: "say it and be gone, before anybody has looked who it was", Right: "the flow is in the log all the same",
-			Rules: shopEcho, Record: []string{"network-connect verdict=allow dest_port=7", "network-close bytes_sent=17"},
-			Harm: func(s *Stage) bool { return Heard(s) && !s.HasEvent("network-connect dest_port=7") },
-			Attack: func(a *Attacker) error {
-				c, err := dial("tcp", at(Shop, 7))
-				if err != nil {
-					return err
-				}
-				if _, err := c.Write([]byte(a.Token)); err != nil {
-					return err
-				}
-				return syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			},
+			Attack: func(a *Attacker) error { return a.sayNames(hostileNames(a.Token)) },
 		},
 	}
 }

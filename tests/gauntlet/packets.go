@@ -12,7 +12,8 @@ import (
 )
 
 func packetRows() []Row {
-	return slices.Concat(linkRows(), headerRows(), transportRows(), unprivilegedRows(), groupRows())
+	return slices.Concat(linkRows(), neighbourRows(), addressRows(), headerRows(), transportRows(),
+		unprivilegedRows(), datagramRows(), channelRows(), echoRows(), groupRows())
 }
 
 // anyShop allows every port of the shop: what is wrong with a packet to it is the packet.

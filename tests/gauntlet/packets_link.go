@@ -63,6 +63,12 @@ func linkRows() []Row {
 			b = append(append(append(b, mac...), 192, 0, 2, 78), 0, 0, 0, 0, 0, 0, 192, 0, 2, 1)
 			return w.frameTo(net.HardwareAddr{255, 255, 255, 255, 255, 255}, mac, unix.ETH_P_ARP, b)
 		}),
+	}
+}
+
+// neighbourRows do so in IPv6, or behind a tag.
+func neighbourRows() []Row {
+	return []Row{
 		onTheLink(Row{
 			ID: "packets/ndp-spoof", Vector: "a neighbour solicitation that claims another IPv6 address", Right: "nobody outside learns it",
 			Source: "security.md 2.4; CVE-2020-10756",
@@ -97,6 +103,12 @@ func linkRows() []Row {
 		}, func(a *Attacker, w *wire) error {
 			return w.frame(unix.ETH_P_8021Q, append([]byte{0, 5, 8, 0}, w.udp4(Shop, a.Token).bytes()...))
 		}),
+	}
+}
+
+// addressRows have the kernel of the sandbox send what it should not.
+func addressRows() []Row {
+	return []Row{
 		onTheLink(Row{
 			ID: "packets/second-address", Vector: "give the link a second address and send from it", Right: "the source is not the sandbox's: dropped and counted",
 			Source: "gvisor-tap-vsock SetSpoofing",

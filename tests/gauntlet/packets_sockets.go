@@ -76,6 +76,12 @@ func unprivilegedRows() []Row {
 				return errors.Join(unix.Sendto(fd, []byte(a.Token), 0, &unix.SockaddrInet4{Port: 7, Addr: Shop.As4()}), a.linger())
 			},
 		},
+	}
+}
+
+// datagramRows do odd things with datagrams.
+func datagramRows() []Row {
+	return []Row{
 		{
 			ID: "packets/sendmmsg", Vector: "one call with datagrams for an allowed server and for a denied one, on one socket", Right: "each is judged by itself",
 			Source: "harden-runner GHSA-cpmj-h4f6-r6pq", Rules: shopEcho, Harm: Heard, Record: deniedAt(Evil, "dest_port=7 protocol=udp"), Check: honestHeard,
@@ -122,6 +128,12 @@ func unprivilegedRows() []Row {
 				return outcry(c, append(make([]byte, 65507-len(a.Token)), a.Token...))
 			},
 		},
+	}
+}
+
+// channelRows say something beside the payload.
+func channelRows() []Row {
+	return []Row{
 		{
 			ID: "packets/options-channel", Vector: "words in the IP options of packets to an allowed server", Right: "headers end at the stack: only the payload goes on",
 			Rules: shopEcho, Prepare: tokenOnWire, Harm: onWire(1), Check: honestHeard,
@@ -184,6 +196,12 @@ func unprivilegedRows() []Row {
 				return err
 			},
 		},
+	}
+}
+
+// echoRows use what is neither TCP nor UDP, or the other direction.
+func echoRows() []Row {
+	return []Row{
 		{
 			ID: "packets/echo-tunnel", Vector: "words in the payload of echo requests to a server that is denied", Right: "denied",
 			Source: "nono #909; security.md 2.4", Lacks: lacksPing, Prepare: tokenOnWire, Harm: onWire(1),
