@@ -80,7 +80,7 @@ func newDataPath(t *testing.T, idle time.Duration) *wholeDataPath {
 			Confirm: func(context.Context, string, string, netip.Addr) bool { return false }},
 		Routes: map[string]flow.Dialer{"direct": d},
 	}
-	limits := Limits{UDPIdle: idle, UDPUnanswered: idle}
+	limits := Limits{UDPIdle: idle, UDPUnanswered: idle, UDPIdleDNS: idle}
 	d.peer = newPeer(t, Config{Limits: limits}, d.gate)
 	d.serveDNS(t)
 	return d
