@@ -24,6 +24,10 @@ const (
 	// DefaultMaxFlows and DefaultMaxDials bound what one sandbox may have open and in flight.
 	DefaultMaxFlows = 8192
 	DefaultMaxDials = 1024
+
+	// maxLooking is how many owners are looked for at one time. Flows that are denied come and go faster than they can be
+	// asked for; those beyond are recorded without an owner.
+	maxLooking = 1024
 )
 
 // Names is the evidence: what the resolver remembers of the answers it gave to this sandbox. All three are required.
@@ -81,6 +85,7 @@ type Gate struct {
 
 	flows, dials, sending atomic.Int64
 	holding               atomic.Int64 // octets of first bytes, see maxHeldBytes
+	looking               atomic.Int64 // lookups of owners under way
 	telling               atomic.Int64 // flows, over or not, whose network-connect still waits for the owner
 	serial                atomic.Uint64
 	quic                  verdicts

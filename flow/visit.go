@@ -58,14 +58,18 @@ func (g *Gate) newFlow(a Arrival) *visit {
 	if host, ok := g.HostAlias[a.Dst.Addr()]; ok {
 		f.dst = netip.AddrPortFrom(host, a.Dst.Port())
 	}
-	if g.Process != nil && !a.Inbound {
+	if g.Process != nil && !a.Inbound && g.looking.Load() < maxLooking {
+		g.looking.Add(1)
 		f.process = make(chan *event.Process, 1)
 		go f.findProcess()
 	}
 	return f
 }
 
-func (f *visit) findProcess() { f.process <- f.Gate.Process(f.Network, f.Src, f.Dst) }
+func (f *visit) findProcess() {
+	defer f.looking.Add(-1)
+	f.process <- f.Gate.Process(f.Network, f.Src, f.Dst)
+}
 
 // judge asks the policy about the flow as it is known now. final says that the claim is as known as it will get.
 func (f *visit) judge(hint sniff.Hint, final bool) policy.Decision {

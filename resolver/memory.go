@@ -21,13 +21,17 @@ type Limits struct {
 	NamesPerAddress int // names bound to one of them; default 64
 	Names           int // bindings in all; default 16384
 	Chain           int // CNAME chain members kept for one name; default 16
+	Octets          int // of names and chains in all; default [DefaultOctets]
 }
+
+// DefaultOctets bounds the names and chain members of a [Memory] in octets, twice: what was learned and what was heard.
+const DefaultOctets = 8 << 20
 
 func (l Limits) withDefaults() Limits {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.Addresses, 8192}, {&l.NamesPerAddress, 64}, {&l.Names, 16384}, {&l.Chain, MaxChain}} {
+	}{{&l.Addresses, 8192}, {&l.NamesPerAddress, 64}, {&l.Names, 16384}, {&l.Chain, MaxChain}, {&l.Octets, DefaultOctets}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -131,6 +135,7 @@ func (m *Memory) Counters() map[string]uint64 {
 	for prefix, t := range map[string]*table{"evidence": m.own, "heard": m.heard} {
 		c[prefix+"-addresses"] = uint64(len(t.entries))
 		c[prefix+"-names"] = uint64(t.names)
+		c[prefix+"-octets"] = uint64(t.octets)
 		c[prefix+"-evicted"] = t.evicted
 		c[prefix+"-refused"] = t.refused
 	}

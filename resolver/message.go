@@ -10,6 +10,10 @@ import (
 
 const headerLen = 12
 
+// maxQuestion is the longest message that is read as a question, in octets: the longest name, an OPT record, and options
+// many times over. A message of 64 KiB can hold six thousand records, and each would be in memory while its question waits.
+const maxQuestion = 4096
+
 // ourUDP is the size of UDP answer that weir itself offers to take and to receive: no fragments on any common path.
 const ourUDP = 1232
 
@@ -28,7 +32,7 @@ func readQuery(raw []byte) (q *dns.Msg, rcode int, err error) {
 		return nil, 0, errNotQuery
 	}
 	q = new(dns.Msg)
-	if err := q.Unpack(raw); err != nil {
+	if len(raw) > maxQuestion || q.Unpack(raw) != nil {
 		q = &dns.Msg{MsgHdr: dns.MsgHdr{
 			Id: uint16(raw[0])<<8 | uint16(raw[1]), Opcode: int(raw[2]>>3) & 0xf, RecursionDesired: raw[2]&1 != 0,
 		}}
@@ -37,6 +41,7 @@ func readQuery(raw []byte) (q *dns.Msg, rcode int, err error) {
 		}
 		return q, dns.RcodeFormatError, nil
 	}
+	q.Answer, q.Ns = nil, nil // nothing is done with them, and they would wait along
 	return q, fault(q), nil
 }
 

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,12 +17,16 @@ import (
 // maxConnFlight is how many questions of one TCP connection are at work at one time; then it is not read further.
 const maxConnFlight = 64
 
-// serveUDP reads questions until pc fails and returns when all are answered. One more than may be in flight is refused
-// inside handle, so the number of goroutines follows the client's pace only for the time of a refusal.
+// maxDatagrams is how many datagrams are looked at at one time, those that are refused because too many are in flight
+// included; what comes beyond them is dropped, as a socket would.
+const maxDatagrams = 2 * DefaultInFlight
+
+// serveUDP reads questions until pc fails and returns when all are answered.
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	var work sync.WaitGroup
 	defer work.Wait()
 	server := pc.LocalAddr().String()
+	slots := make(chan struct{}, maxDatagrams)
 	buf := make([]byte, dns.MaxMsgSize)
 	var failed patience
 	for {
@@ -32,8 +37,15 @@ func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 		if err != nil {
 			continue
 		}
-		raw := append([]byte(nil), buf[:n]...)
+		select {
+		case slots <- struct{}{}:
+		default:
+			s.counters.udpDropped.Add(1)
+			continue
+		}
+		raw := append([]byte(nil), buf[:min(n, maxQuestion+1)]...)
 		work.Go(func() {
+			defer func() { <-slots }()
 			if answer := s.handle(ctx, raw, server, 0); answer != nil {
 				if _, err := pc.WriteTo(answer, from); err != nil {
 					s.debug("write dns datagram", err)
@@ -83,8 +95,11 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	defer work.Wait()
 	for {
 		c.SetReadDeadline(time.Now().Add(ConnIdle))
-		raw, err := readFrame(c)
+		raw, err := readQuestion(c)
 		if err != nil {
+			if errors.Is(err, errTooLong) {
+				s.counters.malformed.Add(1)
+			}
 			if !errors.Is(err, io.EOF) {
 				s.debug("read dns connection", err)
 			}
@@ -124,6 +139,20 @@ func (p *patience) out(ctx context.Context, err error) bool {
 	}
 	time.Sleep(10 * time.Millisecond)
 	return false
+}
+
+var errTooLong = errors.New("question is too long")
+
+// readQuestion is readFrame for messages that must not be longer than a question.
+func readQuestion(r io.Reader) ([]byte, error) {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	if binary.BigEndian.Uint16(size[:]) > maxQuestion {
+		return nil, errTooLong
+	}
+	return readFrame(io.MultiReader(bytes.NewReader(size[:]), r))
 }
 
 // readFrame reads one message with its two octets of length before it (RFC 1035 section 4.2.2).

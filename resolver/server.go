@@ -95,7 +95,7 @@ type counters struct {
 	malformed, refused, chainTooLong, tcpLimited        atomic.Uint64
 	confirmed, unconfirmed, confirmLimited              atomic.Uint64
 	watched, watchBlocked, watchMalformed, watchDropped atomic.Uint64
-	overBudget, bulky                                   atomic.Uint64
+	overBudget, bulky, udpDropped                       atomic.Uint64
 }
 
 // Counters returns how often what happened since the server was made, by name.
@@ -108,7 +108,7 @@ func (s *Server) Counters() map[string]uint64 {
 		"confirmed": c.confirmed.Load(), "unconfirmed": c.unconfirmed.Load(), "confirm-limited": c.confirmLimited.Load(),
 		"watched": c.watched.Load(), "watch-blocked": c.watchBlocked.Load(),
 		"watch-malformed": c.watchMalformed.Load(), "watch-dropped": c.watchDropped.Load(),
-		"over-budget": c.overBudget.Load(), "bulky-types": c.bulky.Load(),
+		"over-budget": c.overBudget.Load(), "bulky-types": c.bulky.Load(), "udp-dropped": c.udpDropped.Load(),
 	}
 }
 

@@ -15,6 +15,7 @@ type table struct {
 	routes  map[netip.Addr][]key // the keys of an address, one per route
 	idle    *list.List           // of *entry, most recently used first; held ones are not on it
 	names   int
+	octets  int // of the bindings, see size
 
 	evicted, refused uint64
 }
@@ -41,6 +42,18 @@ type binding struct {
 	until time.Time
 }
 
+// bindingOverhead is what a binding or a chain member counts beside its text, in octets.
+const bindingOverhead = 64
+
+// size is what a binding counts against the bound in octets.
+func (b binding) size() int {
+	n := bindingOverhead + len(b.name)
+	for _, c := range b.chain {
+		n += bindingOverhead + len(c)
+	}
+	return n
+}
+
 func newTable(l Limits) *table {
 	return &table{limits: l, entries: map[key]*entry{}, routes: map[netip.Addr][]key{}, idle: list.New()}
 }
@@ -49,7 +62,7 @@ func newTable(l Limits) *table {
 func (t *table) bind(k key, b binding, now time.Time, held bool) {
 	e := t.entries[k]
 	if e == nil {
-		if !t.room(nil) {
+		if !t.room(nil, 0, 0) {
 			t.refused++
 			return
 		}
@@ -67,6 +80,11 @@ func (t *table) bind(k key, b binding, now time.Time, held bool) {
 		if old.until.After(b.until) {
 			b.until = old.until
 		}
+		if more := b.size() - old.size(); more > 0 && !t.room(e, 0, more) {
+			t.refused++
+			b.chain = old.chain
+		}
+		t.octets += b.size() - old.size()
 		e.bindings = append(slices.Delete(e.bindings, i, i+1), b)
 		return
 	}
@@ -77,23 +95,26 @@ func (t *table) bind(k key, b binding, now time.Time, held bool) {
 		t.refused++
 		return
 	default:
+		t.octets -= e.bindings[0].size()
 		e.bindings = slices.Delete(e.bindings, 0, 1)
 		t.names--
 		t.evicted++
 	}
-	if t.names >= t.limits.Names && !t.room(e) {
+	if !t.room(e, 1, b.size()) {
 		t.refused++
 		t.dropIfEmpty(e)
 		return
 	}
 	e.bindings = append(e.bindings, b)
 	t.names++
+	t.octets += b.size()
 }
 
-// room makes place for one more address (keep nil) or one more name beside keep, from the end of the idle list.
-func (t *table) room(keep *entry) bool {
+// room makes place for one more address (keep nil) or for so many names and octets beside keep, from the end of the idle list.
+func (t *table) room(keep *entry, names, octets int) bool {
 	for {
-		if keep == nil && len(t.entries) < t.limits.Addresses || keep != nil && t.names < t.limits.Names {
+		if keep == nil && len(t.entries) < t.limits.Addresses ||
+			keep != nil && t.names+names <= t.limits.Names && t.octets+octets <= t.limits.Octets {
 			return true
 		}
 		last := t.idle.Back()
@@ -120,6 +141,9 @@ func (t *table) open(k key, held bool) *entry {
 
 func (t *table) drop(e *entry) {
 	t.names -= len(e.bindings)
+	for _, b := range e.bindings {
+		t.octets -= b.size()
+	}
 	e.bindings = nil
 	delete(t.entries, e.key)
 	if e.elem != nil {
@@ -147,7 +171,13 @@ func (t *table) touch(e *entry) {
 // expire takes the dead bindings out of an entry that no flow holds.
 func (t *table) expire(e *entry, now time.Time) {
 	before := len(e.bindings)
-	e.bindings = slices.DeleteFunc(e.bindings, func(b binding) bool { return !now.Before(b.until) })
+	e.bindings = slices.DeleteFunc(e.bindings, func(b binding) bool {
+		dead := !now.Before(b.until)
+		if dead {
+			t.octets -= b.size()
+		}
+		return dead
+	})
 	if n := before - len(e.bindings); n > 0 {
 		t.names -= n
 		e.fresh = false

@@ -64,6 +64,7 @@ func (d *drops) report(every time.Duration) {
 // resolverDrops are the resolver's and the memory's counters of what was over a bound, by the name that an event has for
 // them. Questions over one have their own events.
 var resolverDrops = map[string]string{
+	"udp-dropped":      "drop-dns-questions",
 	"tcp-limited":      "drop-dns-connections",
 	"confirm-limited":  "drop-dns-confirms",
 	"evidence-evicted": "evicted-names",

@@ -13,8 +13,22 @@ import (
 
 // connects are the connect times of one measurement, in microseconds.
 type connects struct {
-	N, Failed     int
-	P50, P90, P99 float64
+	Took   []float64
+	Failed int
+}
+
+func (c *connects) add(more connects) {
+	c.Took = append(c.Took, more.Took...)
+	c.Failed += more.Failed
+}
+
+// at returns a quantile.
+func (c *connects) at(q float64) float64 {
+	if len(c.Took) == 0 {
+		return 0
+	}
+	slices.Sort(c.Took)
+	return c.Took[min(int(q*float64(len(c.Took))), len(c.Took)-1)]
 }
 
 // victimMain obeys orders "DURATION": it opens one flow after the other, with a pause between them as an ordinary program
@@ -35,9 +49,7 @@ func victimMain([]string) error {
 	return nil
 }
 
-func measureConnects(d time.Duration) connects {
-	var took []float64
-	var out connects
+func measureConnects(d time.Duration) (out connects) {
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		start := time.Now()
 		c, err := quick("tcp", server.String()+":7")
@@ -45,99 +57,94 @@ func measureConnects(d time.Duration) connects {
 			out.Failed++
 			continue
 		}
-		took = append(took, float64(time.Since(start).Microseconds()))
+		out.Took = append(out.Took, float64(time.Since(start).Microseconds()))
 		c.Close()
 	}
-	slices.Sort(took)
-	at := func(q float64) float64 {
-		if len(took) == 0 {
-			return 0
-		}
-		return took[min(int(q*float64(len(took))), len(took)-1)]
-	}
-	out.N, out.P50, out.P90, out.P99 = len(took), at(0.5), at(0.9), at(0.99)
 	return out
 }
 
-// neighbour measures one sandbox's connect times while another does nothing, and while it attacks, in turns.
-func (s *soak) neighbour() error {
-	attack, err := s.start("attacker", "attack")
-	if err != nil {
+// pair is an attacker and its victim.
+type pair struct {
+	attack, victim *box
+	dataPath       int // the attacker's
+}
+
+// neighbour measures one sandbox's connect times while another does nothing, and while it attacks, in short turns.
+func (s *soak) neighbour() (err error) {
+	var p pair
+	if p.attack, err = s.start("attacker", "attack"); err != nil {
 		return err
 	}
-	defer attack.stop()
-	victim, err := s.start("victim", "victim")
-	if err != nil {
+	defer p.attack.stop()
+	if p.victim, err = s.start("victim", "victim"); err != nil {
 		return err
 	}
-	defer victim.stop()
-	pid, err := dataPathOf(attack.cmd.Process.Pid)
-	if err != nil {
+	defer p.victim.stop()
+	if p.dataPath, err = dataPathOf(p.attack.cmd.Process.Pid); err != nil {
 		return err
 	}
-	measure := func(name string) (c connects, made string, cpu time.Duration, err error) {
-		if _, err = attack.ask(name); err != nil {
-			return
-		}
-		time.Sleep(200 * time.Millisecond)
-		before, _ := look(pid, time.Now())
-		answer, err := victim.ask(s.measure.String())
-		after, _ := look(pid, time.Now())
-		if err == nil {
-			err = json.Unmarshal([]byte(answer), &c)
-		}
-		if err == nil {
-			made, err = attack.ask("none")
-		}
-		time.Sleep(300 * time.Millisecond)
-		return c, made, after.cpu - before.cpu, err
-	}
-	fmt.Printf("connect times in the other sandbox, microseconds; medians of %d turns of %v\n", s.rounds, s.measure)
-	fmt.Printf("%-14s %9s %9s | %9s %9s | %8s %8s | %10s %6s\n", "attack", "quiet p50", "p99", "p50", "p99", "p50 x", "p99 x", "attempts/s", "cpu")
+	fmt.Printf("connect times in the other sandbox, microseconds; %d turns of %v each, quiet and under attack by turns\n", s.rounds, s.measure)
+	fmt.Printf("%-14s %9s %9s | %9s %9s | %6s %6s | %10s %5s\n", "attack", "quiet p50", "p99", "p50", "p99", "p50 x", "p99 x", "attempts/s", "cpu")
 	for _, a := range attacks {
 		if a.again == nil || s.only != "" && s.only != a.name {
 			continue
 		}
-		if err := s.row(a.name, measure); err != nil {
+		if err := s.row(p, a.name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-type measurement func(name string) (c connects, made string, cpu time.Duration, err error)
-
 // row measures one attack and prints its line.
-func (s *soak) row(name string, measure measurement) error {
-	var quiet50, quiet99, p50, p99, rate, cpu []float64
-	failed := 0
+func (s *soak) row(p pair, name string) error {
+	var quiet, attacked connects
+	var attempts int
+	var cpu time.Duration
 	for range s.rounds {
-		q, _, _, err := measure("none")
+		q, _, _, err := s.turn(p, "none")
 		if err != nil {
 			return err
 		}
-		c, made, used, err := measure(name)
+		c, made, used, err := s.turn(p, name)
 		if err != nil {
 			return err
 		}
-		quiet50, quiet99 = append(quiet50, q.P50), append(quiet99, q.P99)
-		p50, p99 = append(p50, c.P50), append(p99, c.P99)
-		failed += c.Failed
-		var n float64
-		fmt.Sscan(made, &n)
-		rate = append(rate, n/s.measure.Seconds())
-		cpu = append(cpu, used.Seconds()/s.measure.Seconds())
+		quiet.add(q)
+		attacked.add(c)
+		attempts += made
+		cpu += used
 	}
-	fmt.Printf("%-14s %9.0f %9.0f | %9.0f %9.0f | %8.2f %8.2f | %10.0f %5.0f%%", name, median(quiet50), median(quiet99), median(p50), median(p99),
-		median(p50)/median(quiet50), median(p99)/median(quiet99), median(rate), 100*median(cpu))
-	if failed > 0 {
-		fmt.Printf("  %d connects failed", failed)
+	seconds := s.measure.Seconds() * float64(s.rounds)
+	fmt.Printf("%-14s %9.0f %9.0f | %9.0f %9.0f | %6.2f %6.2f | %10.0f %4.0f%%", name, quiet.at(0.5), quiet.at(0.99), attacked.at(0.5), attacked.at(0.99),
+		attacked.at(0.5)/quiet.at(0.5), attacked.at(0.99)/quiet.at(0.99), float64(attempts)/seconds, 100*cpu.Seconds()/seconds)
+	if attacked.Failed > 0 {
+		fmt.Printf("  %d connects failed", attacked.Failed)
 	}
 	fmt.Println()
 	return nil
 }
 
-func median(list []float64) float64 {
-	list = slices.Sorted(slices.Values(list))
-	return list[len(list)/2]
+// settle is how long an attack runs before the measurement begins, and rests after it.
+const settle = 100 * time.Millisecond
+
+// turn measures once, under one attack, and returns how often that was made and what it cost the attacker's data path.
+func (s *soak) turn(p pair, name string) (c connects, made int, cpu time.Duration, err error) {
+	if _, err = p.attack.ask(name); err != nil {
+		return
+	}
+	time.Sleep(settle)
+	before, _ := look(p.dataPath, time.Now())
+	answer, err := p.victim.ask(s.measure.String())
+	after, _ := look(p.dataPath, time.Now())
+	if err == nil {
+		err = json.Unmarshal([]byte(answer), &c)
+	}
+	if err != nil {
+		return
+	}
+	answer, err = p.attack.ask("none")
+	fmt.Sscan(answer, &made)
+	time.Sleep(settle)
+	return c, made, after.cpu - before.cpu, err
 }
