@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
@@ -139,13 +140,18 @@ func (f *firstSeen) fresh() []string {
 	return f.new
 }
 
-// maxObserved bounds what a run can teach.
-const maxObserved = 20000
+// maxObserved bounds the different things that a run can teach, maxObservedOctets what they take together.
+const (
+	maxObserved       = 20000
+	maxObservedOctets = 16 << 20
+)
 
-// learner keeps what a run did, for the policy that allows just that.
+// learner keeps what a run did, for the policy that allows just that. What is done again is counted.
 type learner struct {
 	mu       sync.Mutex
 	observed []policy.Observation
+	index    map[string]int
+	octets   int
 	lost     int
 }
 
@@ -160,12 +166,24 @@ func (l *learner) Emit(e *event.Event) {
 	if err != nil || !ok {
 		return
 	}
+	key := o
+	key.First = time.Time{}
+	text := fmt.Sprintf("%+v", key)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.observed) >= maxObserved {
+	if i, known := l.index[text]; known {
+		l.observed[i].Count++
+		return
+	}
+	if len(l.observed) >= maxObserved || l.octets+2*len(text) > maxObservedOctets {
 		l.lost++
 		return
 	}
+	if l.index == nil {
+		l.index = map[string]int{}
+	}
+	l.index[text] = len(l.observed)
+	l.octets += 2 * len(text)
 	l.observed = append(l.observed, o)
 }
 
