@@ -1,11 +1,12 @@
 # weir: `make help` lists what can be made. `go test ./...` needs nothing of this file.
 GO ?= go
 FUZZTIME ?= 20000x
+SOAK ?= 10m
 BIN := bin/weir
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install test gauntlet kill9 race fuzz lint vuln bench demo clean
+.PHONY: help build install test gauntlet kill9 race fuzz lint vuln bench soak demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,11 @@ vuln: ## govulncheck: known vulnerabilities in what is linked and called
 
 bench: build ## measure against pasta, slirp4netns and the plain host
 	$(GO) run ./hack/bench -weir $(BIN)
+
+soak: build ## churn for SOAK (10m), make 50,000 flows, let one sandbox attack another
+	$(GO) run ./hack/soak -weir $(BIN) -for $(SOAK)
+	$(GO) run ./hack/soak -weir $(BIN) -flows 50000
+	$(GO) run ./hack/soak -weir $(BIN) -neighbour
 
 demo: build ## show what weir does, no network needed
 	$(BIN) demo

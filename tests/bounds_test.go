@@ -146,7 +146,7 @@ func TestDNSIsNoWayOut(t *testing.T) {
 const (
 	backFlows   = 5000
 	backRSS     = 32 << 10 // kB, what the runtime keeps of the peak
-	backThreads = 8
+	backThreads = 16
 )
 
 // TestDataPathComesBack: after many flows the data path of a real sandbox holds what it held before.

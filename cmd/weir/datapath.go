@@ -347,15 +347,16 @@ func (d *dataPath) fail(format string, args ...any) {
 	os.Exit(1)
 }
 
-// trimFlows is how many flows have to be open more than the last time for trim to do something.
+// trimFlows is by how many flows their number has to differ from the last time for trim to do something.
 const (
 	trimFlows = 256
 	trimEvery = time.Second
 )
 
-// trim gives back what flows needed to begin and do not need to wait: when many more are open than before and no more are
-// coming, it collects garbage. The collector also halves the stacks that it finds mostly empty; hence twice. A data path
-// that grows out of bounds all the same it ends.
+// trim gives back what flows needed to begin and do not need to wait, and what they held when they are gone: when many more
+// or many fewer are open than before and their number has settled, it collects garbage. The collector also halves the stacks
+// that it finds mostly empty; hence twice. A data path that grows out of bounds all the
+// same it ends.
 func (d *dataPath) trim(ctx context.Context) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
@@ -369,8 +370,7 @@ func (d *dataPath) trim(ctx context.Context) {
 			d.fail("the data path holds %d of the %d MiB that it may have", used>>20, lockdown.MemoryMax>>20)
 		}
 		flows := d.gate.Flows()
-		trimmed = min(trimmed, flows)
-		if flows >= trimmed+trimFlows && flows < before+trimFlows {
+		if far(flows, trimmed) && !far(flows, before) {
 			runtime.GC()
 			debug.FreeOSMemory()
 			trimmed = flows
@@ -378,6 +378,9 @@ func (d *dataPath) trim(ctx context.Context) {
 		before = flows
 	}
 }
+
+// far reports whether the numbers of flows differ by much.
+func far(a, b int) bool { return a >= b+trimFlows || b >= a+trimFlows }
 
 // finish carries what CMD had written, ends the flows that are left and closes the book.
 func (d *dataPath) finish(m order) *dataPathReport {

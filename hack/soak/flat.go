@@ -145,10 +145,10 @@ func (s *soak) comeAndGo(stop <-chan struct{}) string {
 	}
 }
 
-// How much more a data path may hold after its flows than before. Descriptors come back exactly.
+// How much more a data path may hold after its flows than before. Descriptors come back exactly; the runtime keeps threads.
 const (
 	moreRSS     = 24 << 10 // kB: what the runtime keeps of a peak, and tables that were filled
-	moreThreads = 8
+	moreThreads = 16
 )
 
 // comesBack makes flows as fast as they go and compares the data path before and after.
@@ -163,10 +163,10 @@ func (s *soak) comesBack() error {
 		return err
 	}
 	start := time.Now()
-	if _, err := b.ask("500"); err != nil { // what is made once
+	if _, err := b.ask("1"); err != nil { // the program runs
 		return err
 	}
-	before, err := s.rest(pid, start, 0)
+	before, err := look(pid, start)
 	if err != nil {
 		return err
 	}
@@ -185,19 +185,17 @@ func (s *soak) comesBack() error {
 	return nil
 }
 
-// rest waits until the data path has no more descriptors than that, at most as long as its longest timer: flows of UDP end
-// when they were quiet for two minutes.
+// rest waits until the data path has no more descriptors than that and has had time to give memory back. It waits as long as
+// the longest timer lasts at most: flows of UDP end when they were quiet for two minutes.
 func (s *soak) rest(pid int, start time.Time, descriptors int64) (sample, error) {
-	last := sample{descriptors: -1}
 	for end := time.Now().Add(150 * time.Second); ; time.Sleep(2 * time.Second) {
 		now, err := look(pid, start)
-		if err != nil {
+		if err != nil || time.Now().After(end) {
 			return now, err
 		}
-		settled := descriptors == 0 && now.descriptors == last.descriptors && now.at > 40*time.Second || descriptors > 0 && now.descriptors <= descriptors
-		if settled || time.Now().After(end) {
-			return now, nil
+		if now.descriptors <= descriptors {
+			time.Sleep(5 * time.Second)
+			return look(pid, start)
 		}
-		last = now
 	}
 }
