@@ -56,6 +56,9 @@ func Open() (*World, error) {
 	if !Inside() {
 		return nil, errors.New("open playground: not inside one")
 	}
+	if err := awaitIDs(); err != nil {
+		return nil, fmt.Errorf("open playground: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "weir-playground-")
 	if err != nil {
 		return nil, fmt.Errorf("open playground: %w", err)
