@@ -104,14 +104,15 @@ func dropOwnPrivilegesSupported() bool {
 }
 
 // confineEngine is confine for a CMD that is root over the inner namespaces: it keeps its capabilities, which are good for
-// nothing else, may gain them from setuid programs of images, and may make namespaces. What is left is the filter.
+// nothing else, may gain them from setuid programs of images, and may make namespaces. What is left is the filter, and
+// what Landlock can do where file systems are mounted.
 func confineEngine() error {
 	fail := func(what string, err error) error { return &SetupError{Step: StepConfine, Path: what, Err: err} }
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: maxCore, Max: maxCore}); err != nil {
-		return fail("core limit", err)
-	}
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {
 		return fail("session keyring", err)
+	}
+	if err := scopeByLandlock(); err != nil {
+		return err
 	}
 	return filterEngineSyscalls()
 }

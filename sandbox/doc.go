@@ -47,6 +47,11 @@
 // only added, so those locked by the host stay, and a path is opened once and never looked up again. Mount points are
 // made without following symbolic links, because the home was CMD's to write in earlier runs.
 //
+// # Profiles
+//
+// With profile "tool" CMD has no capability and its user's own id. With profile "engine" it is root over namespaces of its
+// own, inside those that hold the walls; engine_init.go and package engine have the theory of that.
+//
 // # Terminals
 //
 // When CMD gets the caller's controlling terminal it stays in the caller's session and process group: the kernel sends

@@ -8,16 +8,26 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // containersConf tells podman, buildah and their kin what the profile has not: control groups of its own.
-const containersConf = `# Written by weir: control groups cannot be made in here.
+// Without it the engines ask for as much as the host's root might have.
+func containersConf() ([]byte, error) {
+	var files, processes unix.Rlimit
+	if err := errors.Join(unix.Getrlimit(unix.RLIMIT_NOFILE, &files), unix.Getrlimit(unix.RLIMIT_NPROC, &processes)); err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `# Written by weir: no control groups can be made in here, and no limit raised.
 [containers]
 cgroups = "disabled"
+default_ulimits = ["nofile=%d:%d", "nproc=%d:%d"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-`
+`, min(usualOpenFiles, files.Max), files.Max, processes.Max, processes.Max), nil
+}
 
 // finishEtc makes of /etc, which rootlesskit has made writable, what CMD is to see, and takes away what was there for
 // rootlesskit alone: its API.
@@ -31,12 +41,16 @@ func finishEtc(o orders) error {
 			return fail(dir, err)
 		}
 	}
+	conf, err := containersConf()
+	if err != nil {
+		return fail("containers.conf", err)
+	}
 	for name, content := range map[string][]byte{
 		"/etc/resolv.conf": resolvConf(o.Spec), // both are mounts by rootlesskit
 		"/etc/hosts":       hostsFile(o.Spec),
 		"/etc/subuid":      o.innerSubIDs(o.Spec.SubUIDs),
 		"/etc/subgid":      o.innerSubIDs(o.Spec.SubGIDs),
-		"/etc/containers/containers.conf.d/50-weir.conf": []byte(containersConf),
+		"/etc/containers/containers.conf.d/50-weir.conf": conf,
 	} {
 		if fi, err := os.Lstat(name); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
 			os.Remove(name) // it leads to the file of the outer namespace

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 
@@ -34,28 +33,21 @@ const (
 	EngineCommandName = "weir-engine-command"
 	// EngineStateDir is a directory of the sandbox's own for rootlesskit; only the outer namespace can reach it in the end.
 	EngineStateDir = "/run/.weir-engine"
-
-	// unmapped is argv[1] of init as long as its user namespace has no ids.
-	unmapped = "unmapped"
 )
 
-// awaitMapping waits until the user namespace has its ids, and executes init again: only as uid 0 of it does a program
-// get capabilities. It returns only with an error.
-func awaitMapping() error {
-	ctl, err := openControl()
-	if err != nil {
-		return err
-	}
-	m, _, err := ctl.receive()
-	if err != nil || m.Op != opMapped {
-		return fmt.Errorf("wait for ids: got %q, %v", m.Op, err)
-	}
-	return unix.Exec("/proc/self/exe", []string{initName}, nil)
+// engineCaps are the capabilities init works with over the outer namespaces: those that it has with any profile, and
+// those to make files that are not its own.
+func engineCaps() []uintptr {
+	return append(initCaps(), unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETFCAP, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER)
 }
 
 // engineInit is the life of PID 1 with profile "engine".
-func engineInit(o orders) error {
-	if err := followLauncher(); err != nil {
+func engineInit(ctl *control, o orders) error {
+	if m, _, err := ctl.receive(); err != nil || m.Op != opMapped {
+		return fmt.Errorf("wait for ids: got %q, %v", m.Op, err)
+	}
+	o.Dir = inodeOf(o.Spec.Dir)
+	if err := EngineLifeline(); err != nil {
 		return err
 	}
 	if err := dropGroups(); err != nil {
@@ -67,6 +59,7 @@ func engineInit(o orders) error {
 	if err := EngineShy(); err != nil {
 		return err
 	}
+	o.Ignored = ignoredSignals()
 	ignoreSignals()
 	pid, err := startEngine(o)
 	if err != nil {
@@ -74,15 +67,6 @@ func engineInit(o orders) error {
 	}
 	reap(pid) // how CMD ended is told from inside
 	return nil
-}
-
-// followLauncher ends init with the launcher. Gaining capabilities has cost init its PDEATHSIG.
-func followLauncher() error {
-	runtime.LockOSThread() // it is this thread's
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return &SetupError{Step: StepInit, Path: "death signal", Err: err}
-	}
-	return EngineLifeline()
 }
 
 // awaitHangup returns when the other end of a socket is closed. It reads nothing.

@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -70,7 +71,7 @@ func EngineNetwork() (string, error) {
 		return "", &SetupError{Step: StepInit, Path: "network namespace", Err: err}
 	}
 	m := net.ready()
-	m.Op, m.Held = opLink, []string{HeldNamespaces, HeldSeccomp}
+	m.Op, m.Held = opLink, engineHeld()
 	return linkName, ctl.send(m, net.fds()...)
 }
 
@@ -104,6 +105,9 @@ func runEngineCommand(ctl *control) error {
 	if err != nil {
 		return err
 	}
+	if err := limitResources(); err != nil {
+		return err
+	}
 	if err := finishEtc(o); err != nil {
 		return err
 	}
@@ -111,6 +115,9 @@ func runEngineCommand(ctl *control) error {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return &SetupError{Step: StepInit, Path: "reaper", Err: err}
 		}
+	}
+	for _, s := range o.Ignored { // rootlesskit has caught them on the way
+		signal.Ignore(syscall.Signal(s))
 	}
 	ignoreSignals()
 	if err := ctl.send(message{Op: opReady}); err != nil {

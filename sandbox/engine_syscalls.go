@@ -10,13 +10,17 @@ import (
 )
 
 // What CMD may ask of the kernel with profile "engine": what other programs may, and what container engines live on:
-// mounts, namespaces, a keyring for each container, the settings of a network.
+// mounts, namespaces, the settings of a network.
 
 // engineCalls are taken off the lists of refused calls.
 var engineCalls = []string{
 	"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "open_tree_attr", "fsopen", "fsconfig", "fsmount",
-	"fspick", "mount_setattr", "setns", "sethostname", "setdomainname", "clone3", "keyctl",
+	"fspick", "mount_setattr", "setns", "sethostname", "setdomainname", "clone3",
 }
+
+// engineMissing are refused as if the kernel had them not, which runtimes go round: with the user's uid goes the right to
+// the user's keys, whatever the namespace.
+var engineMissing = []string{"keyctl", "add_key", "request_key"}
 
 // engineNetlink are the NETLINK protocols that programs use to set up a network of their own: links and routes, sockets,
 // nftables, device news, and what is numbered at run time (WireGuard, ethtool).
@@ -25,10 +29,17 @@ var engineNetlink = []uint32{
 }
 
 func filterEngineSyscalls() error {
-	without := func(list []string) []string {
-		return slices.DeleteFunc(slices.Clone(list), func(name string) bool { return slices.Contains(engineCalls, name) })
+	refused, missing := engineRefusals()
+	return loadFilters(refused, missing, engineCallFilters())
+}
+
+// engineRefusals are refusedCalls and missingCalls of this profile.
+func engineRefusals() (refused, missing []string) {
+	without := func(list []string, out ...string) []string {
+		return slices.DeleteFunc(slices.Clone(list), func(name string) bool { return slices.Contains(out, name) })
 	}
-	return loadFilters(without(refusedCalls), without(missingCalls), engineCallFilters())
+	refused = without(without(refusedCalls, engineCalls...), engineMissing...)
+	return refused, append(without(missingCalls, engineCalls...), engineMissing...)
 }
 
 // engineCallFilters are callFilters without those for namespaces, and with more sockets.

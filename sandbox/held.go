@@ -34,6 +34,18 @@ func Missing(held []string) (missing []string) {
 	return missing
 }
 
+// engineHeld is what startEngineCommand is going to hold.
+func engineHeld() []string {
+	walls := []string{HeldNamespaces, HeldSeccomp}
+	if limitsProcesses(kernelVersion(), os.Geteuid()) {
+		walls = append(walls, HeldProcessLimit)
+	}
+	if landlockABI() >= abiScopes {
+		walls = append(walls, HeldLandlockScopes)
+	}
+	return walls
+}
+
 // held is what startCommand is going to hold: where it fails to, CMD does not start.
 func held() []string {
 	walls := []string{HeldNamespaces, HeldCapabilities, HeldSeccomp}

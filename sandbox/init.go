@@ -27,10 +27,6 @@ func IsInit() bool { return os.Getpid() == 1 && len(os.Args) > 0 && os.Args[0] =
 
 // InitMain is PID 1 of a sandbox. It never returns, and ends without the runtime's last words: nothing waits for them.
 func InitMain() {
-	if len(os.Args) > 1 && os.Args[1] == unmapped {
-		awaitMapping()
-		syscall.Exit(exitFailed) // the launcher sees that we are gone
-	}
 	unix.CloseOnExec(controlFd)
 	unix.CloseOnExec(ordersFd)
 	ctl, err := openControl()
@@ -56,7 +52,7 @@ func runInit(ctl *control) error {
 	}
 	o.Dir, o.Umask = inodeOf(o.Spec.Dir), umask
 	if o.Spec.isEngine() {
-		return engineInit(o)
+		return engineInit(ctl, o)
 	}
 	unix.Close(controlFd)
 	unix.Close(ordersFd)
@@ -100,18 +96,19 @@ func buildWalls(o orders) (*network, error) {
 	if err := unix.Sethostname([]byte(o.Spec.Hostname)); err != nil {
 		return nil, &SetupError{Step: StepNamespaces, Path: "hostname", Err: err}
 	}
-	if o.Spec.isEngine() { // the network is the inner namespaces'
-		return nil, buildRoot(o, proc)
-	}
-	if err := tuneKernel(proc, o.Spec); err != nil {
-		return nil, err
-	}
 	if err := limitNamespace(proc); err != nil {
 		return nil, err
 	}
-	net, err := buildNetwork(o.Spec)
-	if err != nil {
-		return nil, err
+	var net *network
+	more := maxNamespaces
+	if !o.Spec.isEngine() { // then the network is the inner namespaces'
+		more = 0
+		if err := tuneKernel(proc, o.Spec); err != nil {
+			return nil, err
+		}
+		if net, err = buildNetwork(o.Spec); err != nil {
+			return nil, err
+		}
 	}
 	namespaces, err := openNamespaceLimits(proc)
 	if err != nil {
@@ -120,7 +117,7 @@ func buildWalls(o orders) (*network, error) {
 	if err := buildRoot(o, proc); err != nil {
 		return nil, err
 	}
-	return net, namespaces.end()
+	return net, namespaces.limit(more)
 }
 
 // dropInheritedFds closes what the launcher itself inherited from somewhere and did not mark close-on-exec. Every

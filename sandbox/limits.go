@@ -37,6 +37,8 @@ const (
 	// who usually has 128 and from 8192 up.
 	maxInotify     = 64
 	inotifyWatches = 1 << 19
+	// maxNamespaces bounds the namespaces of each kind with profile engine. A container takes one of most kinds.
+	maxNamespaces = 1024
 )
 
 // Sizes of the file systems in memory, as parts of the machine's memory, and how many files fit in one. Without a number
@@ -149,12 +151,12 @@ func openNamespaceLimits(proc tree) (namespaceLimits, error) {
 	return n, nil
 }
 
-// end lets nobody make a namespace any more, with or without a filter: not even a mount that hangs nowhere, which is why
-// it comes after the root.
-func (n namespaceLimits) end() error {
+// limit sets how many namespaces there may be of each kind. With 0 nobody makes one any more, with or without a filter:
+// not even a mount that hangs nowhere, which is why it comes after the root.
+func (n namespaceLimits) limit(more int) error {
 	defer closeAll(n)
 	for _, fd := range n {
-		if _, err := unix.Write(fd, []byte("0")); err != nil {
+		if _, err := unix.Write(fd, []byte(strconv.Itoa(more))); err != nil {
 			return &SetupError{Step: StepConfine, Path: "user.max_*_namespaces", Err: err}
 		}
 	}

@@ -13,14 +13,29 @@ import (
 // what the caller ignores (nohup) stays ignored for CMD.
 func ignoreSignals() {
 	deaf := make(chan os.Signal, 1) // never read: the runtime drops what does not fit
-	for _, s := range []syscall.Signal{
-		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
-		syscall.SIGALRM, syscall.SIGPIPE, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGWINCH, syscall.SIGCONT,
-	} {
+	for _, s := range groupSignals() {
 		if !signal.Ignored(s) {
 			signal.Notify(deaf, s)
 		}
 	}
+}
+
+// groupSignals are those that come to a whole group.
+func groupSignals() []syscall.Signal {
+	return []syscall.Signal{
+		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
+		syscall.SIGALRM, syscall.SIGPIPE, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGWINCH, syscall.SIGCONT,
+	}
+}
+
+// ignoredSignals lists those that the caller has told its children to ignore.
+func ignoredSignals() (list []int) {
+	for _, s := range groupSignals() {
+		if signal.Ignored(s) {
+			list = append(list, int(s))
+		}
+	}
+	return list
 }
 
 // reap waits for children, ours and adopted ones, until CMD is among them. Returning ends init and so the kernel kills

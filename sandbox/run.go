@@ -42,8 +42,7 @@ func (s *Sandbox) listen() {
 	defer close(s.heard)
 	defer close(s.started)
 	for {
-		m, fds, err := s.ctl.receive()
-		closeAll(fds)
+		m, err := s.ctl.hear()
 		if err != nil {
 			return
 		}

@@ -84,6 +84,7 @@ type orders struct {
 	AsRoot         bool  // the caller is the host's root
 	Dir            inode `json:",omitzero"` // of Spec.Dir; init looks before it changes roots
 	Umask          int   `json:",omitempty"`
+	Ignored        []int `json:",omitempty"` // signals that the caller has told its children to ignore; profile engine
 }
 
 // startInit clones init into its namespaces. SelfExe is executed before any mount changes, so its path is the host's.
@@ -116,20 +117,18 @@ func (s *Sandbox) startInit(spec Spec) error {
 		}
 	}
 	attr := &os.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: namespaces()}
-	args := []string{initName}
 	if spec.isEngine() {
 		if err := s.keepStreams(spec, null); err != nil {
 			return fail(err)
 		}
-		args = append(args, unmapped)
-		attr.Sys.UidMappings, attr.Sys.GidMappings, attr.Sys.AmbientCaps = nil, nil, nil // mapIDs gives them
+		attr.Sys.UidMappings, attr.Sys.GidMappings, attr.Sys.AmbientCaps = nil, nil, engineCaps() // the ids come by mapIDs
 		files[0], files[1] = null, null
 		if !spec.Debug {
 			files[2] = null
 		}
 	}
 	started := make(chan error)
-	go s.keep(spec.SelfExe, args, attr, started)
+	go s.keep(spec.SelfExe, attr, started)
 	if err := <-started; err != nil {
 		s.ctl.conn.Close()
 		return namespaceError(spec.SelfExe, err)
@@ -170,10 +169,10 @@ func namespaceError(exe string, err error) error {
 }
 
 // keep is the goroutine whose thread forked init. PDEATHSIG follows that thread, so it stays until init is gone.
-func (s *Sandbox) keep(exe string, args []string, attr *os.ProcAttr, started chan<- error) {
+func (s *Sandbox) keep(exe string, attr *os.ProcAttr, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	p, err := os.StartProcess(exe, args, attr)
+	p, err := os.StartProcess(exe, []string{initName}, attr)
 	if err != nil {
 		started <- err
 		return
