@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/user"
 	"strings"
 	"syscall"
 	"time"
@@ -51,7 +50,10 @@ func probes() []probe {
 		{"ping", probePing},
 		{"resolver", probeResolver},
 		{"ipv6", probeIPv6},
-		{"subuids", probeSubuids},
+		{"subuids", probeSubIDs},
+		{"newuidmap", probeIDMappers},
+		{"fuse", probeFuse},
+		{"engine", probeEngine},
 	}
 }
 
@@ -175,11 +177,16 @@ func probeSandbox(link string) finding {
 }
 
 func emptySandbox(link, home string) (*sandbox.Sandbox, error) {
-	return sandbox.Start(sandbox.Spec{
+	return sandbox.Start(emptySpec(link, home))
+}
+
+// emptySpec is a sandbox for nothing.
+func emptySpec(link, home string) sandbox.Spec {
+	return sandbox.Spec{
 		Command: []string{"true"}, Env: []string{"PATH=/usr/bin:/bin"}, Link: link, HomePath: home,
 		Addr4: guest4, Gateway4: gateway4, Addr6: guest6, Gateway6: gateway6, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
 		Nameservers: []netip.Addr{gateway4},
-	})
+	}
 }
 
 // probeWalls says which walls around a program this kernel can give. The youngest, which shuts UNIX sockets that appear in
@@ -278,29 +285,4 @@ func probeIPv6() finding {
 		return finding{Status: "pass", Summary: "the host has IPv6, so sandboxes do"}
 	}
 	return finding{Status: "skip", Summary: "the host has no IPv6 address, so sandboxes have none"}
-}
-
-// probeSubuids looks at what --profile engine will need. Until that is built, nobody misses it.
-func probeSubuids() finding {
-	me, err := user.Current()
-	if err != nil {
-		return finding{Status: "skip", Summary: "who I am is unknown: " + err.Error()}
-	}
-	b, err := os.ReadFile("/etc/subuid")
-	if err != nil || !hasSubuids(string(b), me) {
-		return finding{Status: "skip", Summary: "no range of subordinate uids for " + me.Username + " (only --profile engine, not built yet, will need it)"}
-	}
-	if _, err := exec.LookPath("newuidmap"); err != nil {
-		return finding{Status: "skip", Summary: "newuidmap is not installed (only --profile engine, not built yet, will need it)"}
-	}
-	return finding{Status: "pass", Summary: "subordinate uids for " + me.Username}
-}
-
-func hasSubuids(file string, me *user.User) bool {
-	for line := range strings.Lines(file) {
-		if name, _, ok := strings.Cut(line, ":"); ok && (name == me.Username || name == me.Uid) {
-			return true
-		}
-	}
-	return false
 }

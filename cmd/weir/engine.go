@@ -7,7 +7,10 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
+	"strings"
 
+	"github.com/weir-dev/weir/sandbox"
 	"github.com/weir-dev/weir/sandbox/engine"
 )
 
@@ -19,11 +22,11 @@ func (p *plan) checkProfile() error {
 		return nil
 	}
 	switch {
-	case p.door != "netstack":
+	case p.door == "tproxy" || p.door == "both":
 		return hint(fmt.Errorf("--door %s with --profile engine: root inside could change the rules and routes that this door is made of; the TAP's descriptor is the wall there", p.door), "--door netstack")
 	case p.link == "veth":
 		return hint(errors.New("--link veth with --profile engine: root inside could reach the other end of the pair; a TAP has none inside"), "--link tap")
-	case p.fs != "private":
+	case p.fs == "host":
 		return hint(fmt.Errorf("--fs %s with --profile engine: root inside could undo what covers the host's files there", p.fs), "--share DIR for each directory that is needed")
 	}
 	return nil
@@ -32,13 +35,8 @@ func (p *plan) checkProfile() error {
 // engineSpec adds what the profile needs to the walls: subordinate ids, and a /var that is kept.
 func (p *plan) engineSpec() error {
 	spec := &p.spec
-	spec.Profile, spec.Link = "engine", "tap"
-	var err error
-	if spec.SubUIDs, spec.SubGIDs, err = engine.SubIDs(); err != nil {
-		return hint(err, "%s", subIDsFix())
-	}
-	if len(spec.SubUIDs) == 0 || len(spec.SubGIDs) == 0 {
-		return hint(errors.New("find subordinate ids: there are none beside the user's own"), "%s", subIDsFix())
+	if err := findIDs(spec); err != nil {
+		return err
 	}
 	spec.Var = filepath.Join(filepath.Dir(spec.Home), "var")
 	if p.dryRun {
@@ -53,6 +51,18 @@ func (p *plan) engineSpec() error {
 	}
 	if err := makeVar(spec.Var, own); err != nil {
 		return fmt.Errorf("make /var of app: %w", err)
+	}
+	return nil
+}
+
+// findIDs makes spec one of the profile, with the user's subordinate ids.
+func findIDs(spec *sandbox.Spec) (err error) {
+	spec.Profile, spec.Link = "engine", "tap"
+	if spec.SubUIDs, spec.SubGIDs, err = engine.SubIDs(); err != nil {
+		return hint(err, "%s", subIDsFix())
+	}
+	if len(spec.SubUIDs) == 0 || len(spec.SubGIDs) == 0 {
+		return hint(errors.New("find subordinate ids: there are none beside the user's own"), "%s", subIDsFix())
 	}
 	return nil
 }
@@ -98,11 +108,115 @@ func mapIDsFix(err error) string {
 	return "newuidmap and newgidmap must be setuid root (or have cap_setuid, cap_setgid) and the ranges in /etc/subuid and /etc/subgid must be the user's: see: weir doctor"
 }
 
-// subIDsFix gives the user ranges.
+// fewestIDs is how many subordinate ids images count on: users and groups from 0 to 65535.
+const fewestIDs = 65536
+
+// subIDsFix gives the user ranges that nobody has.
 func subIDsFix() string {
 	name := "USER"
 	if me, err := user.Current(); err == nil {
 		name = me.Username
 	}
-	return "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + name + " (a range that nobody else has in /etc/subuid)"
+	first := freeIDs("/etc/subuid", "/etc/subgid")
+	return fmt.Sprintf("sudo usermod --add-subuids %d-%d --add-subgids %[1]d-%[2]d %s", first, first+fewestIDs-1, name)
+}
+
+// freeIDs returns the first id behind all that the files give to somebody.
+func freeIDs(files ...string) int {
+	first := 100000
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(text)) {
+			fields := strings.Split(strings.TrimSpace(line), ":")
+			if len(fields) != 3 {
+				continue
+			}
+			start, err1 := strconv.Atoi(fields[1])
+			count, err2 := strconv.Atoi(fields[2])
+			if err1 == nil && err2 == nil {
+				first = max(first, start+count)
+			}
+		}
+	}
+	return first
+}
+
+// probeSubIDs looks for what --profile engine maps.
+func probeSubIDs() finding {
+	uids, gids, err := engine.SubIDs()
+	if err != nil || len(uids) == 0 || len(gids) == 0 {
+		return finding{Status: "warn", Summary: "no subordinate uids and gids for this user; --profile engine needs them", Fix: subIDsFix()}
+	}
+	if n := min(total(uids), total(gids)); n < fewestIDs {
+		return finding{Status: "warn", Summary: fmt.Sprintf("only %d subordinate ids: images with files of more users cannot be unpacked in --profile engine", n), Fix: subIDsFix()}
+	}
+	return finding{Status: "pass", Summary: fmt.Sprintf("%d subordinate uids and %d gids", total(uids), total(gids))}
+}
+
+func total(ranges []sandbox.IDRange) (n int) {
+	for _, r := range ranges {
+		n += r.Count
+	}
+	return n
+}
+
+// probeIDMappers looks for the programs that may map them.
+func probeIDMappers() finding {
+	for _, program := range []string{"newuidmap", "newgidmap", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return finding{Status: "warn", Summary: program + " is not installed; --profile engine needs it", Fix: "sudo apt-get install uidmap iproute2, or sudo dnf install shadow-utils iproute"}
+		}
+	}
+	return finding{Status: "pass", Summary: "newuidmap and newgidmap are installed"}
+}
+
+// probeFuse looks for what fuse-overlayfs and its kin need inside.
+func probeFuse() finding {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err == nil && os.Geteuid() == 0 { // root inside is another user
+		if fi, statErr := f.Stat(); statErr != nil || fi.Mode()&0o006 != 0o006 {
+			f.Close()
+			err = os.ErrPermission
+		}
+	}
+	if err != nil {
+		return finding{Status: "skip", Summary: "/dev/fuse cannot be opened (" + err.Error() + "); engines inside have the kernel's overlay"}
+	}
+	f.Close()
+	return finding{Status: "pass", Summary: "/dev/fuse can be opened, and so inside --profile engine"}
+}
+
+// probeEngine runs a program as root inside.
+func probeEngine() finding {
+	err := tryEngine()
+	if err == nil {
+		return finding{Status: "pass", Summary: "a sandbox with --profile engine works: root inside, with ids, namespaces and mounts of its own"}
+	}
+	f := finding{Status: "warn", Summary: "no sandbox with --profile engine: " + err.Error()}
+	var h hinted
+	if errors.As(withHint(err), &h) {
+		f.Fix = h.fix
+	}
+	return f
+}
+
+func tryEngine() error {
+	home, _ := os.UserHomeDir()
+	spec := emptySpec("tap", home)
+	if err := findIDs(&spec); err != nil {
+		return err
+	}
+	box, err := sandbox.Start(spec)
+	if err != nil {
+		return err
+	}
+	defer box.Close()
+	if err := box.Release(); err != nil {
+		return err
+	}
+	status, err := box.Wait()
+	if err == nil && status != (sandbox.ExitStatus{}) {
+		err = fmt.Errorf("true ended with %+v", status)
+	}
+	return err
 }

@@ -147,6 +147,9 @@ func newPlan(f *runFlags, args []string) (*plan, error) {
 }
 
 func (p *plan) checkFlags() error {
+	if err := p.checkProfile(); err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		flag, value string
 		known       []string
@@ -168,9 +171,6 @@ func (p *plan) checkFlags() error {
 			return fmt.Errorf("--%s %s: %s", c.flag, c.value, why)
 		}
 		return fmt.Errorf("--%s %q: want %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.known, ", "), ", "))
-	}
-	if err := p.checkProfile(); err != nil {
-		return err
 	}
 	if p.tunnel {
 		return errors.New("--tunnel: the tunnel is not built yet")
