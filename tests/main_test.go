@@ -14,10 +14,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weir-dev/weir/internal/playground"
+	"github.com/weir-dev/weir/sandbox"
+	"github.com/weir-dev/weir/sandbox/engine"
 )
 
 // binDir holds what was built once for this run: weir, the command under test, and probe, a program that does what it
@@ -31,6 +36,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case filepath.Base(os.Args[0]) == "weir":
 		os.Exit(asWeir())
+	case filepath.Base(os.Args[0]) == "spoof":
+		os.Exit(spoofMain())
 	case !playground.Inside():
 		os.Exit(outside())
 	}
@@ -75,7 +82,7 @@ func outside() int {
 		return 1
 	}
 	os.Setenv("WEIR_TEST_BIN", dir)
-	status, err := playground.Enter()
+	status, err := enterPlayground()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		fmt.Fprintln(os.Stderr, "these tests need user namespaces; `weir doctor` says how to allow them")
@@ -84,9 +91,29 @@ func outside() int {
 	return status
 }
 
+// enterPlayground takes the user's subordinate ids along, which profile engine needs, where the host has given any.
+func enterPlayground() (int, error) {
+	pairs := func(ranges []sandbox.IDRange) (out [][2]int) {
+		for _, r := range ranges {
+			out = append(out, [2]int{r.Start, r.Count})
+		}
+		return out
+	}
+	uids, gids, err := engine.SubIDs()
+	if _, lookErr := exec.LookPath("newuidmap"); err != nil || lookErr != nil {
+		return playground.Enter()
+	}
+	os.Setenv("WEIR_TEST_IDS", "1")
+	return playground.EnterWithIDs(pairs(uids), pairs(gids))
+}
+
 // asWeir is what a script runs as "weir": the command under test, without the capabilities of the playground.
 func asWeir() int {
-	err := playground.Shed()
+	var keep []uintptr
+	if slices.Contains(os.Args, "engine") { // newuidmap has no other way to them in the playground
+		keep = []uintptr{unix.CAP_SETUID, unix.CAP_SETGID}
+	}
+	err := playground.Shed(keep...)
 	if err == nil {
 		path := filepath.Join(binDir(), "weir-under-test")
 		err = syscall.Exec(path, append([]string{"weir"}, os.Args[1:]...), os.Environ())

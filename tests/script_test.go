@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// condition is what a script may ask of the machine: root; tun and pty, the devices; ping, whether the host lets weir ping.
+// condition is what a script may ask of the machine: root; tun and pty, the devices; engine, what the profile needs; ping, whether the host lets weir ping.
 func condition(name string) (bool, error) {
 	device := map[string]string{"tun": "/dev/net/tun", "pty": "/dev/ptmx"}[name]
 	switch {
@@ -49,6 +49,8 @@ func condition(name string) (bool, error) {
 		return err == nil, nil
 	case name == "root":
 		return os.Geteuid() == 0, nil
+	case name == "engine":
+		return engineLack() == "", nil
 	case name == "ping":
 		return pingAllowed, nil
 	}
