@@ -172,8 +172,14 @@ func collectDevices(spec Spec) ([]graft, error) {
 			nodes = append(nodes, name)
 		}
 	}
+	// Read-only is the node and not the device behind it: called by root, CMD owns the host's /dev/null, and could forbid it
+	// to everybody else.
+	flags := uint64(flagsDevice | unix.MOUNT_ATTR_RDONLY)
+	if spec.isEngine() { // where the host's root is nobody
+		flags = flagsDevice
+	}
 	for _, name := range nodes {
-		t, err := cloneTree(unix.AT_FDCWD, "/dev/"+name, flagsDevice)
+		t, err := cloneTree(unix.AT_FDCWD, "/dev/"+name, flags)
 		if err != nil {
 			return nil, err
 		}

@@ -83,6 +83,7 @@ func execCommand(o orders, streams [3]uintptr) (int, error) {
 
 // handOverStreams takes the caller's streams away from init and returns them for CMD. CMD can end us by a signal that the
 // Go runtime does not survive; what the runtime says then is not CMD's output. Neither do we keep a pipe open that CMD closes.
+// The host's /dev/null becomes the one inside, of which CMD cannot change the mode by its descriptor, even as root.
 func handOverStreams() (streams [3]uintptr, err error) {
 	fail := func(err error) error { return &SetupError{Step: StepConfine, Path: "streams", Err: err} }
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -91,7 +92,11 @@ func handOverStreams() (streams [3]uintptr, err error) {
 	}
 	defer unix.Close(null)
 	for i := range streams {
-		fd, err := unix.FcntlInt(uintptr(i), unix.F_DUPFD_CLOEXEC, 3)
+		from := i
+		if isNull(i) {
+			from = null
+		}
+		fd, err := unix.FcntlInt(uintptr(from), unix.F_DUPFD_CLOEXEC, 3)
 		if err == nil {
 			streams[i] = uintptr(fd)
 			err = unix.Dup3(null, i, 0)
@@ -101,6 +106,11 @@ func handOverStreams() (streams [3]uintptr, err error) {
 		}
 	}
 	return streams, nil
+}
+
+func isNull(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
 // interpreterError explains an ENOENT for a file that is there: 126 and not 127.

@@ -71,11 +71,14 @@ func confine(spec Spec) error {
 	return filterSyscalls()
 }
 
-// dropOwnPrivileges makes all of init as weak as CMD will be: from here on it only waits, forwards and connects. A binary with cgo
+// dropOwnPrivileges makes all of init as weak as CMD will be but for the filter: from here on it only waits, forwards and connects. A binary with cgo
 // cannot do this; it is left with what protects init anyway, being undumpable and PID 1.
 func dropOwnPrivileges() error {
 	hdr, none := noCaps()
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0)
+	if errno == 0 {
+		_, _, errno = syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	}
 	if errno != 0 && errno != syscall.ENOTSUP {
 		return &SetupError{Step: StepConfine, Path: "init", Err: errno}
 	}

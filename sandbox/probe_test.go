@@ -30,6 +30,9 @@ func probe(what []string) int {
 		}
 	case "system-calls":
 		tryCalls()
+	case "change-null": // to what it has: nothing happens to the host where this works
+		fmt.Println(os.Chmod("/dev/null", 0o666|os.ModeDevice))
+		fmt.Println(unix.Fchmod(0, 0o666))
 	case "own-socket":
 		l, err := net.Listen("unix", what[1])
 		if err != nil {

@@ -125,6 +125,7 @@ func processRows(h host) []wallRow {
 			want: `2\n3`},
 		{name: "init cannot be traced", spec: runProbe("trace-init"), want: `ptrace operation not permitted\ngetfd operation not permitted`},
 		{name: "init holds no capability either", script: `grep -h CapPrm /proc/1/task/*/status | sort -u`, want: initCapsWanted()},
+		{name: "init gains none", script: `grep -h NoNewPrivs /proc/1/task/*/status | sort -u`, want: initPrivsWanted()},
 		{name: "no new user namespace", spec: runProbe("unshare"), want: `.*(no space left on device|operation not permitted)`},
 		{name: "own host name", script: `hostname 2>/dev/null || cat /proc/sys/kernel/hostname`, spec: func(s *Spec) { s.Hostname = "box" }, want: `box`},
 		{name: "own cgroup root", script: `cut -d: -f3 /proc/self/cgroup | sort -u`, want: `/`},
@@ -144,6 +145,13 @@ func processRows(h host) []wallRow {
 func initCapsWanted() string {
 	if dropOwnPrivilegesSupported() {
 		return `CapPrm:\s0{16}`
+	}
+	return `(?s:.*)`
+}
+
+func initPrivsWanted() string {
+	if dropOwnPrivilegesSupported() {
+		return `NoNewPrivs:\s1`
 	}
 	return `(?s:.*)`
 }
@@ -179,6 +187,7 @@ func fileRows(h host) []wallRow {
 			want: `/dev/shm:/home/someone:/tmp:/var/tmp:ok`},
 		{name: "no devices but the harmless", script: `ls /dev | tr '\n' ' '`,
 			want: `fd full null ptmx pts random shm stderr stdin stdout tty urandom zero`},
+		{name: "devices stay as they are", spec: h.runProbe("change-null"), want: `chmod /dev/null: (read-only file system|operation not permitted)\n(read-only file system|operation not permitted)`},
 		{name: "devices work", script: `echo x >/dev/null; head -c4 /dev/urandom | wc -c; head -c4 /dev/zero | wc -c; test -e /dev/ptmx && echo ptmx`, want: `4\n4\nptmx`},
 		{name: "no password hashes", script: `cat /etc/shadow /etc/gshadow 2>/dev/null | wc -c`, want: `0`},
 		{name: "of proc what is shown and nothing else", script: `cd /proc; for f in *; do case $f in [0-9]*) continue;; esac
