@@ -31,6 +31,9 @@ const (
 	tiocSetD  = 0x5423
 )
 
+// refusedFileCommands: a lease on a file that is shown read-only lets the host's next writer wait for the program.
+var refusedFileCommands = []uint32{unix.F_SETLEASE}
+
 // streamProtocols and datagramProtocols are what the network of a sandbox carries. Others (SCTP, DCCP, UDP-Lite, MPTCP,
 // SMC) would only be code of the kernel that CMD can reach.
 var (
@@ -99,6 +102,7 @@ func callFilters() []callFilter {
 		{unix.SYS_SOCKET, judgeSocket()},
 		{unix.SYS_SOCKETPAIR, oneOf(offArg0, []uint32{unix.AF_UNIX}, unix.EAFNOSUPPORT)},
 		{unix.SYS_IOCTL, noneOf(offArg1, refusedRequests)},
+		{unix.SYS_FCNTL, noneOf(offArg1, refusedFileCommands)},
 		{unix.SYS_CLONE, noBitOf(offArg0, namespaceFlags)},
 		{unix.SYS_UNSHARE, noBitOf(offArg0, namespaceFlags|unix.CLONE_NEWTIME)},
 		{unix.SYS_PERSONALITY, oneOf(offArg0, personalities, unix.EPERM)},

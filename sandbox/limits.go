@@ -49,6 +49,7 @@ const (
 	runtimeSize  = "size=64m" // /run
 	scratchFiles = "nr_inodes=262144"
 	runtimeFiles = "nr_inodes=16384"
+	maxTerminals = "max=256" // pseudo-terminals, of a total that the machine shares
 )
 
 // limits are the resource limits of CMD: a current and a highest value. A lower one that weir has itself stays.

@@ -27,6 +27,7 @@ func limitRows(h host) []wallRow {
 		{name: "no more namespaces", script: `cat /proc/sys/user/max_*_namespaces | tr '\n' ' '`, want: `(0 ){7,8}?0?`},
 		{name: "watches of files", script: `cat /proc/sys/user/max_inotify_instances`, want: fmt.Sprint(maxInotify)},
 		{name: "the first to go when memory runs out", script: `cat /proc/self/oom_score_adj /proc/1/oom_score_adj`, want: `(500|[6-9]\d\d|1000)\n\d+`},
+		{name: "pseudo-terminals", script: `grep -o 'max=[0-9]*' /proc/self/mountinfo`, want: maxTerminals},
 		{name: "memory that is a disk", spec: h.runProbe("disks /tmp /var/tmp /run /dev/shm /home/someone"),
 			want: `/tmp true true\n/var/tmp true true\n/run true true\n/dev/shm true true\n/home/someone true true`},
 	}

@@ -165,7 +165,7 @@ func (r root) mountDevices(devices []graft) error {
 	if err := r.mountGrafts(devices); err != nil {
 		return err
 	}
-	if err := r.mountNew("/dev/pts", "devpts", flagsDevice, "ptmxmode=0666", "mode=0620"); err != nil {
+	if err := r.mountNew("/dev/pts", "devpts", flagsDevice, "ptmxmode=0666", "mode=0620", maxTerminals); err != nil {
 		return err
 	}
 	if err := r.mountNew("/dev/shm", "tmpfs", flagsData, "mode=1777", scratchSize, scratchFiles); err != nil {

@@ -73,6 +73,8 @@ var callRows = []callRow{
 	{"ioctl TIOCSTI, high bits", unix.SYS_IOCTL, [6]uintptr{0, unix.TIOCSTI | high}, unix.EPERM},
 	{"ioctl TIOCLINUX", unix.SYS_IOCTL, [6]uintptr{0, tiocLinux}, unix.EPERM},
 	{"ioctl TIOCSETD", unix.SYS_IOCTL, [6]uintptr{0, tiocSetD}, unix.EPERM},
+	{"fcntl lease", unix.SYS_FCNTL, [6]uintptr{0, unix.F_SETLEASE, unix.F_RDLCK}, unix.EPERM},
+	{"fcntl lease, high bits", unix.SYS_FCNTL, [6]uintptr{0, unix.F_SETLEASE | high, unix.F_RDLCK}, unix.EPERM},
 	{"personality question", unix.SYS_PERSONALITY, [6]uintptr{queryPersonality}, 0},
 	{"personality without randomization", unix.SYS_PERSONALITY, [6]uintptr{0x0040000}, unix.EPERM},
 	{"personality without randomization, high bits", unix.SYS_PERSONALITY, [6]uintptr{0x0040000 | high}, unix.EPERM},

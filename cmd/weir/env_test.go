@@ -31,6 +31,21 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// What would change how programs start, or lead them to the host's daemons, is nothing that CMD needs unasked.
+func TestEnvironmentLeadsNowhere(t *testing.T) {
+	for _, name := range strings.Fields(`LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT GCONV_PATH LOCPATH MALLOC_TRACE GLIBC_TUNABLES HOSTALIASES LOCALDOMAIN RES_OPTIONS
+		BASH_ENV ENV PS4 SHELLOPTS BASHOPTS BASH_FUNC_ls%% PROMPT_COMMAND NODE_OPTIONS NODE_PATH NODE_REPL_EXTERNAL_MODULE PYTHONSTARTUP PYTHONPATH PYTHONHOME
+		PYTHONBREAKPOINT PERL5LIB PERL5OPT RUBYOPT RUBYLIB JAVA_TOOL_OPTIONS GIT_SSH GIT_SSH_COMMAND GIT_ASKPASS GIT_EXTERNAL_DIFF GIT_PROXY_COMMAND
+		GIT_CONFIG_GLOBAL GIT_CONFIG_COUNT GIT_DIR SSH_ASKPASS SSH_AUTH_SOCK SUDO_ASKPASS PAGER EDITOR BROWSER LESSOPEN DBUS_SESSION_BUS_ADDRESS XDG_RUNTIME_DIR
+		DOCKER_HOST CONTAINER_HOST DISPLAY WAYLAND_DISPLAY XAUTHORITY PULSE_SERVER GPG_AGENT_INFO KUBECONFIG VAULT_ADDR NOTIFY_SOCKET LISTEN_FDS
+		JOURNAL_STREAM TMUX STY CARGO_BUILD_RUSTC_WRAPPER RUSTC_WRAPPER GOFLAGS CC MAKEFLAGS`) {
+		env, withheld, err := environment([]string{name + "=x"}, nil)
+		if err != nil || len(env) != 0 || !slices.Equal(withheld, []string{name}) {
+			t.Errorf("%s: env %q, withheld %q, %v", name, env, withheld, err)
+		}
+	}
+}
+
 // Credentials in the families of variables that pass otherwise.
 func TestCarriesSecret(t *testing.T) {
 	for _, c := range []struct {
