@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/miekg/dns"
 )
@@ -100,62 +99,6 @@ func TestDatagramFlood(t *testing.T) {
 		cancel()
 		<-done
 	})
-}
-
-// TestIdleConnections: a client that connects and says nothing holds its places for a few seconds, and no more than there are.
-func TestIdleConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, _ := enforcing(world)
-		ln := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { s.Serve(ctx, nil, ln); close(done) }()
-		connect := func() net.Conn {
-			client, server := net.Pipe()
-			ln.conns <- server
-			return client
-		}
-		alive := func(c net.Conn) bool {
-			c.SetReadDeadline(time.Now().Add(time.Millisecond))
-			_, err := c.Read(make([]byte, 1))
-			return !errors.Is(err, io.EOF)
-		}
-		var idle []net.Conn
-		for range MaxConns {
-			idle = append(idle, connect())
-		}
-		if c := connect(); alive(c) || s.Counters()["tcp-limited"] != 1 {
-			t.Errorf("one more is served; counted %d", s.Counters()["tcp-limited"])
-		}
-		time.Sleep(ConnIdle)
-		if slices.ContainsFunc(idle, alive) {
-			t.Error("an idle connection lives")
-		}
-		if !alive(connect()) {
-			t.Error("and no other gets its place")
-		}
-		cancel()
-		<-done
-	})
-}
-
-type pipeListener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error { close(l.closed); return nil }
-func (l *pipeListener) Addr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.77.0.1:53"))
 }
 
 // TestMemoryIsBoundedInOctets: names and chains as long as they get fill the memory by octets before they do by number, and
