@@ -165,6 +165,12 @@ func hello(name string) []byte {
 	return append(head, body...)
 }
 
+// inOneRecord puts the handshake messages of two records into one.
+func inOneRecord(a, b []byte) []byte {
+	n := len(a) + len(b) - 10
+	return slices.Concat([]byte{22, 3, 1, byte(n >> 8), byte(n)}, a[5:], b[5:])
+}
+
 // echo is a server that sends back what it gets.
 func echo(c *testnet.Conn) {
 	io.Copy(c, c)
@@ -406,6 +412,27 @@ func TestLateHello(t *testing.T) {
 		{"after SSLRequest, allowed", func(p *program) { p.Write(sslRequest); synctest.Wait(); p.Write(hello("good.example")) }, false},
 		{"after SSLRequest, denied", func(p *program) { p.Write(sslRequest); synctest.Wait(); p.Write(hello("evil.example")) }, true},
 		{"in one segment with SSLRequest", func(p *program) { p.Write(append(slices.Clone(sslRequest), hello("evil.example")...)) }, true},
+		{"behind another hello", func(p *program) { p.Write(append(hello("good.example"), hello("evil.example")...)) }, true},
+		{"in the record of another hello", func(p *program) { p.Write(inOneRecord(hello("good.example"), hello("evil.example"))) }, true},
+		{"later in the record of another hello", func(p *program) {
+			both := inOneRecord(hello("good.example"), hello("evil.example"))
+			first := len(hello("good.example"))
+			p.Write(both[:first])
+			synctest.Wait()
+			p.Write(both[first:])
+		}, true},
+		{"in a record that does not end", func(p *program) {
+			h := hello("evil.example")
+			h[4]++
+			p.Write(h)
+		}, true},
+		{"behind an HTTP head", func(p *program) {
+			p.Write(append([]byte("OPTIONS * HTTP/1.1\r\nHost: good.example\r\nUpgrade: TLS/1.0\r\n\r\n"), hello("evil.example")...))
+		}, true},
+		{"behind a line of SSH", func(p *program) { p.Write(append([]byte("SSH-2.0-x\r\n"), hello("evil.example")...)) }, true},
+		{"behind an HTTP head, allowed", func(p *program) {
+			p.Write(append([]byte("GET / HTTP/1.1\r\nHost: good.example\r\n\r\n"), hello("good.example")...))
+		}, false},
 		{"its end after the hold", func(p *program) {
 			h := hello("evil.example")
 			p.Write(h[:50])

@@ -127,11 +127,8 @@ func (f *visit) upward(ctx context.Context, h *held) (opts relay.Options, ok boo
 	}
 	later := &later{visit: f, ctx: ctx}
 	seen := h.bytes // what the watch has to see of the held bytes: those that no sniffer took for a claim
-	switch {
-	case h.hint.Upgrade:
-		seen = h.bytes[h.hint.Consumed:]
-	case h.status == sniff.Done:
-		seen = nil
+	if h.status == sniff.Done {
+		seen = h.bytes[len(h.bytes)-h.stream.Behind():]
 	}
 	err := later.see(seen)
 	if h.status == sniff.More { // the hold ended in the middle of a claim, which goes on
@@ -227,7 +224,7 @@ func (l *later) look(b []byte) error {
 		if status != sniff.More {
 			l.stream = nil
 		}
-		if status == sniff.Done && l.late(l.ctx, hint).Verdict == policy.Deny {
+		if (status == sniff.Done || hint.MayWait) && l.late(l.ctx, hint).Verdict == policy.Deny {
 			return errPolicy
 		}
 	}
@@ -237,7 +234,7 @@ func (l *later) look(b []byte) error {
 func (l *later) see(b []byte) error {
 	hint, status := l.watch.Feed(b)
 	switch {
-	case status == sniff.Done && l.late(l.ctx, hint).Verdict == policy.Deny:
+	case (status == sniff.Done || hint.MayWait) && l.late(l.ctx, hint).Verdict == policy.Deny:
 		return errPolicy
 	case status == sniff.Unknown && l.stream == nil:
 		return relay.ErrDoneWatching
@@ -305,7 +302,7 @@ func holdStream(client net.Conn, wait time.Duration, budget *atomic.Int64) *held
 	if errors.Is(h.err, os.ErrDeadlineExceeded) {
 		h.err = nil
 	}
-	if h.status != sniff.Done {
+	if h.status != sniff.Done && !h.hint.MayWait {
 		h.hint = sniff.Hint{} // an unfinished claim is none
 	}
 	if errors.Is(h.err, io.EOF) {

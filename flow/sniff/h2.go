@@ -32,6 +32,7 @@ type h2 struct {
 	frame    []byte // the part of a frame that has come
 	stream   int    // of the header block, 0 before it
 	block    []byte // header block fragments
+	rest     int    // octets of the last feed behind the frame that was read last
 }
 
 func (p *h2) feed(b []byte, h *Hint) Status {
@@ -49,6 +50,7 @@ func (p *h2) feed(b []byte, h *Hint) Status {
 		n := min(need-len(p.frame), len(b))
 		p.frame = append(p.frame, b[:n]...)
 		b = b[n:]
+		p.rest = len(b)
 		switch {
 		case len(p.frame) < h2FrameHeader:
 		case p.length() > h2MaxFrame:
@@ -65,6 +67,7 @@ func (p *h2) feed(b []byte, h *Hint) Status {
 }
 
 func (p *h2) buffered() int { return len(p.frame) + len(p.block) }
+func (p *h2) behind() int   { return p.rest }
 
 // length is that of the payload of the frame whose header is there.
 func (p *h2) length() int { return int(p.frame[0])<<16 | int(p.frame[1])<<8 | int(p.frame[2]) }

@@ -74,7 +74,8 @@ type Hint struct {
 	Malformed string
 
 	// MayWait is set only with [More]: the client has sent all it can without an answer of the server (HTTP/2 up to
-	// SETTINGS; gRPC clients wait for the server's), so holding its bytes for long would only delay both.
+	// SETTINGS; gRPC clients wait for the server's), so holding its bytes for long would only delay both. A claim that is
+	// there already may be judged: a ClientHello is, in a record that goes on.
 	MayWait bool
 
 	// Upgrade says that the first Consumed octets ask the server to turn to TLS (Postgres SSLRequest): what follows them

@@ -18,6 +18,7 @@ type httpHead struct {
 	target  claim  // from the target, if it has an authority
 	host    string // value of the Host line
 	hosts   int    // number of Host lines
+	rest    int    // octets of the last feed behind the line that was read last
 }
 
 func (p *httpHead) feed(b []byte, h *Hint) Status {
@@ -33,6 +34,7 @@ func (p *httpHead) feed(b []byte, h *Hint) Status {
 			piece, whole = b[:i+1], true
 		}
 		b = b[len(piece):]
+		p.rest = len(b)
 		if good, bad := p.octets(piece); bad != "" {
 			return p.refuse(append(p.line, piece[:good]...), h, bad)
 		}
@@ -52,6 +54,7 @@ func (p *httpHead) feed(b []byte, h *Hint) Status {
 }
 
 func (p *httpHead) buffered() int { return len(p.line) }
+func (p *httpHead) behind() int   { return p.rest }
 
 // octets looks for what may stand in no line: a CR or LF that is not half of a CRLF, NUL and other controls. Servers
 // take them for ends of lines, for space or for nothing. The first result is how many octets are good.

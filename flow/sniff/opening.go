@@ -38,19 +38,21 @@ func matchPostgres(b []byte) match {
 }
 
 // postgres reads what matchPostgres has recognised.
-type postgres struct{}
+type postgres struct{ rest int }
 
-func (postgres) feed(b []byte, h *Hint) Status {
-	*h = Hint{Protocol: ProtocolPostgres}
+func (p *postgres) feed(b []byte, h *Hint) Status {
+	*h, p.rest = Hint{Protocol: ProtocolPostgres}, len(b)
 	r := reader{b: b}
 	r.uint(4)
 	if code := r.uint(4); code == pgSSL || code == pgGSSENC {
 		h.Upgrade, h.Consumed = true, pgRequest
+		p.rest -= pgRequest
 	}
 	return Done
 }
 
-func (postgres) buffered() int { return 0 }
+func (p *postgres) buffered() int { return 0 }
+func (p *postgres) behind() int   { return p.rest }
 
 // matchSSH recognises the identification string (RFC 4253 section 4.2) of SSH 2, and of 1.x which it once spoke too.
 func matchSSH(b []byte) match {

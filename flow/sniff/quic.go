@@ -223,8 +223,9 @@ func (a *attempt) take(o opened) {
 	}
 	if a.hello == 0 {
 		a.firstHello()
-	} else {
-		a.secondHello()
+	}
+	if a.hello != 0 && a.hint.Malformed == "" {
+		a.secondHello() // which may lie in the same packet
 	}
 }
 
@@ -241,7 +242,7 @@ func (a *attempt) firstHello() {
 }
 
 // secondHello reads the ClientHello that answers a HelloRetryRequest. It must claim what the first one did
-// (RFC 8446 section 4.1.2).
+// (RFC 8446 section 4.1.2). Nothing else follows a ClientHello in Initial packets.
 func (a *attempt) secondHello() {
 	h := Hint{Protocol: ProtocolQUIC}
 	status, bad := wholeHello(a.crypto.whole()[a.hello:], helloKind{source: SourceQUICSNI}, &h)

@@ -17,33 +17,39 @@ type sniffer struct {
 }
 
 // parser reads the octets of a stream in order and keeps its place. It is not fed again after another answer than More.
+// behind is then how many octets of the last feed lie behind what was read: for who claims nothing, all of them.
 type parser interface {
 	feed(b []byte, h *Hint) Status
 	buffered() int
+	behind() int
 }
 
 // sniffers is the list of protocols, in the order they are asked. HTTP is last because it takes any method.
 func sniffers() [7]sniffer {
 	return [...]sniffer{
 		{matchTLS, func() parser { return new(tlsHello) }},
-		{matchSSL2, func() parser { return fixed{Protocol: ProtocolTLS} }},
-		{matchPostgres, func() parser { return postgres{} }},
-		{matchSSH, func() parser { return fixed{Protocol: ProtocolSSH} }},
-		{matchSOCKS, func() parser { return fixed{Protocol: ProtocolSOCKS} }},
+		{matchSSL2, func() parser { return &fixed{hint: Hint{Protocol: ProtocolTLS}} }},
+		{matchPostgres, func() parser { return new(postgres) }},
+		{matchSSH, func() parser { return &fixed{hint: Hint{Protocol: ProtocolSSH}} }},
+		{matchSOCKS, func() parser { return &fixed{hint: Hint{Protocol: ProtocolSOCKS}} }},
 		{matchH2, func() parser { return new(h2) }},
 		{matchHTTP, func() parser { return new(httpHead) }},
 	}
 }
 
 // fixed is the parser of a protocol that is known by its first octets and claims nothing.
-type fixed Hint
+type fixed struct {
+	hint Hint
+	all  int
+}
 
-func (f fixed) feed(_ []byte, h *Hint) Status {
-	*h = Hint(f)
+func (f *fixed) feed(b []byte, h *Hint) Status {
+	*h, f.all = f.hint, len(b)
 	return Done
 }
 
-func (f fixed) buffered() int { return 0 }
+func (f *fixed) buffered() int { return 0 }
+func (f *fixed) behind() int   { return f.all }
 
 // Stream looks at the client's first bytes of one TCP connection. The zero value is ready. It is not safe for
 // concurrent use.
@@ -53,6 +59,7 @@ type Stream struct {
 	fed    int
 	hint   Hint
 	status Status
+	behind int
 }
 
 // Feed takes the bytes that follow those of the call before, in any split, and looks at the first [MaxStream] of them.
@@ -61,7 +68,8 @@ func (s *Stream) Feed(b []byte) (Hint, Status) {
 	if s.status != More || len(b) == 0 {
 		return s.hint, s.status
 	}
-	b = b[:min(len(b), MaxStream-s.fed)]
+	beyond := max(0, len(b)-(MaxStream-s.fed))
+	b = b[:len(b)-beyond]
 	s.fed += len(b)
 	if s.parser == nil {
 		s.status, b = s.recognise(b)
@@ -72,6 +80,9 @@ func (s *Stream) Feed(b []byte) (Hint, Status) {
 	if s.status == More && s.fed == MaxStream {
 		s.status = s.hint.malformed("the claim is not complete within the first octets that are looked at")
 	}
+	if s.status == Done && s.parser != nil {
+		s.behind = s.parser.behind() + beyond
+	}
 	if s.status != More {
 		s.parser, s.buf = nil, nil
 	}
@@ -80,6 +91,10 @@ func (s *Stream) Feed(b []byte) (Hint, Status) {
 	}
 	return s.hint, s.status
 }
+
+// Behind is how many octets at the end of the feed that was answered with [Done] lie behind what the claim was read from.
+// They are not judged yet: show them to a [Watch].
+func (s *Stream) Behind() int { return s.behind }
 
 // recognise looks for the sniffer of the stream and returns the octets to begin with.
 func (s *Stream) recognise(b []byte) (Status, []byte) {

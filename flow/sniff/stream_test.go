@@ -52,6 +52,7 @@ func tlsSamples() []sample {
 		{"IPv4 address", record(hello(sni("192.0.2.1"))), Done, addr},
 		{"IPv6 address", record(hello(sni("2001:db8::1"))), Done, addr6},
 		{"two messages in a record", record(hello(sni("a.example")) + "\x14\x00\x00\x00"), Done, tlsHint("a.example")},
+		{"two hellos in a record", record(hello(sni("a.example")) + hello(sni("b.example"))), Done, bad("tls", "two ClientHellos in a record")},
 		{"early data behind", record(hello(sni("a.example"))) + "\x17\x03\x03\x00\x01x", Done, tlsHint("a.example")},
 		{"records of one octet", records(hello(sni("a.example")), 1), Done, tlsHint("a.example")},
 		{"records of 100 octets", records(hello(ext(21, strings.Repeat("\x00", 40000)), sni("a.example")), 100), Done, tlsHint("a.example")},

@@ -74,7 +74,7 @@ func (t *tlsHello) feed(b []byte, h *Hint) Status {
 			continue
 		}
 		n := min(t.left, len(b))
-		if status := t.handshake(b[:n], h); status != More {
+		if status := t.handshake(b[:n], t.left-n, h); status != More {
 			t.rest += len(b) - n
 			return status
 		}
@@ -84,25 +84,37 @@ func (t *tlsHello) feed(b []byte, h *Hint) Status {
 	return More
 }
 
-// handshake takes octets of the handshake stream. A hello that lies whole in the first piece is parsed where it lies.
-func (t *tlsHello) handshake(b []byte, h *Hint) Status {
+// handshake takes octets of the handshake stream; left is how many of the record are still to come. A hello that lies whole
+// in the first piece is parsed where it lies. In the rest of its record another may begin, which would have no header of its
+// own to be known by: so one octet more is waited for, though nobody need wait with us.
+func (t *tlsHello) handshake(b []byte, left int, h *Hint) Status {
 	if len(t.msg) > 0 {
 		t.msg = append(t.msg, b...)
 		b = t.msg
 	}
+	*h = Hint{Protocol: ProtocolTLS}
 	status, bad := wholeHello(b, helloKind{source: SourceSNI}, h)
-	switch {
-	case bad != "":
+	if bad != "" {
 		return h.malformed(bad)
-	case status == Done:
+	}
+	if status == Done {
 		t.rest = len(b) - helloLen(b)
-	case len(t.msg) == 0:
+		switch {
+		case t.rest > 0 && b[len(b)-t.rest] == typeClientHello:
+			return h.malformed("two ClientHellos in a record")
+		case t.rest > 0 || left == 0:
+			return Done
+		}
+		h.MayWait = true
+	}
+	if len(t.msg) == 0 {
 		t.msg = append(t.msg, b...)
 	}
-	return status
+	return More
 }
 
 func (t *tlsHello) buffered() int { return t.have + len(t.msg) }
+func (t *tlsHello) behind() int   { return t.rest }
 
 // wholeHello parses the ClientHello at the front of a handshake stream when it is all there.
 func wholeHello(msg []byte, kind helloKind, h *Hint) (Status, string) {
