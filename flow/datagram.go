@@ -120,7 +120,7 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 		}
 		client.Close()
 	}()
-	err := u.writeAll(first)
+	err := u.writeFirst(first)
 	f.sent()
 	if err == nil {
 		_, err = copyDatagrams(u, client)
@@ -155,10 +155,36 @@ func (u *upward) Write(b []byte) (int, error) {
 	if _, initial := sniff.IsInitial(b); initial && u.Network == "udp" && !u.settled {
 		return len(b), u.reopen(b)
 	}
-	if u.foreign(b) && u.Policy.Mode() != policy.ModeAudit {
-		return len(b), nil // a server that does not speak the version would drop it, too
+	return len(b), u.pass(b)
+}
+
+// writeFirst sends what was held while the claim was read. Initials were judged with it; what came between them was not.
+func (u *upward) writeFirst(held [][]byte) error {
+	for i, b := range held {
+		write := u.pass
+		if _, initial := sniff.IsInitial(b); initial || i == 0 {
+			write = func(b []byte) error { return u.writeAll([][]byte{b}) }
+		}
+		if err := write(b); err != nil {
+			return err
+		}
 	}
-	return len(b), u.writeAll([][]byte{b})
+	return nil
+}
+
+// pass sends a datagram that is no Initial: unless it is of a version that we cannot read, which a server that does not
+// speak it would drop, too, or has a DTLS hello that is denied.
+func (u *upward) pass(b []byte) error {
+	if u.foreign(b) && u.Policy.Mode() != policy.ModeAudit {
+		return nil
+	}
+	if u.Network == "udp" && !u.settled {
+		hint, _ := sniff.Datagram(b)
+		if hint.Protocol == sniff.ProtocolDTLS && u.late(u.ctx, hint).Verdict == policy.Deny {
+			return errPolicy
+		}
+	}
+	return u.writeAll([][]byte{b})
 }
 
 // reopen takes an Initial that came after the flow was judged. Those of the running connection pass. One that begins a

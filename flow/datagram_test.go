@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -57,4 +59,83 @@ func TestDrainWaitsForFirstDatagram(t *testing.T) {
 		cancel()
 		<-handled
 	})
+}
+
+// What came between the datagrams of a hello is judged by itself, and so is a DTLS hello that comes later.
+func TestDatagramsBesideTheHello(t *testing.T) {
+	body := dtlsHello("evil.example")
+	n := byte(len(body))
+	dtls := append([]byte{22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, n + 12, 1, 0, 0, n, 0, 0, 0, 0, 0, 0, 0, n}, body...)
+	foreign := slices.Concat([]byte{0xc0, 0xfa, 0xce, 0xb0, 0x0c, 1, 'x', 0}, make([]byte, 100))
+	for _, c := range []struct {
+		name      string
+		datagrams [][]byte
+		leave     int
+	}{
+		{"nothing known", [][]byte{[]byte("\x01ne"), []byte("\x02wo")}, 2},
+		{"a DTLS hello later", [][]byte{[]byte("\x01ne"), dtls, []byte("\x02wo")}, 1},
+		{"a foreign version later", [][]byte{[]byte("\x01ne"), foreign, []byte("\x02wo")}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				at := netip.AddrPortFrom(goodAddr.Addr(), 443)
+				w := newWorld(t, enforce("good.example"))
+				w.asked[at.Addr()] = []string{"good.example"}
+				inside, gates := testnet.Pair()
+				out := &packets{}
+				w.gate.Routes["direct"] = out
+				ctx, cancel := context.WithCancel(t.Context())
+				handled := make(chan struct{})
+				go func() {
+					defer close(handled)
+					w.gate.Handle(ctx, flow.Arrival{Network: "udp", Src: source, Dst: at,
+						Accept: func() (net.Conn, error) { return gates, nil }, Reject: func(flow.Reason) error { return nil }})
+				}()
+				for _, d := range c.datagrams {
+					inside.Write(d)
+					synctest.Wait()
+				}
+				cancel()
+				<-handled
+				if n := out.written(); n != c.leave {
+					t.Fatalf("%d datagrams left, want %d", n, c.leave)
+				}
+			})
+		})
+	}
+}
+
+// dtlsHello is the body of a ClientHello.
+func dtlsHello(name string) []byte {
+	list := append([]byte{0, byte(len(name) + 3), 0, 0, byte(len(name))}, name...)
+	body := slices.Concat([]byte{0xfe, 0xfd}, make([]byte, 32), []byte{0, 0, 0, 2, 0x13, 1, 1, 0, 0, byte(len(list) + 4), 0, 0, 0, byte(len(list))}, list)
+	return body
+}
+
+// packets is a way out that counts what is written to it.
+type packets struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (p *packets) DialContext(context.Context, string, string) (net.Conn, error) {
+	ours, theirs := testnet.Pair()
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			if _, err := theirs.Read(b); err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.n++
+			p.mu.Unlock()
+		}
+	}()
+	return ours, nil
+}
+
+func (p *packets) written() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.n
 }
