@@ -171,6 +171,9 @@ func (j *judge) permitted(w witness) Decision {
 		}
 		return d
 	}
+	if j.q.Final && j.q.Malformed != "" && j.m.denials.has(j.k) {
+		return j.refuse(ReasonMalformed, builtinEvidence) // the name that cannot be read may be a denied one
+	}
 	// An address rule covers the flow: names do not matter, except that a more specific one chooses the route.
 	specific := w.best != nil && w.best.rank > j.byAddr.rank
 	switch {

@@ -246,6 +246,8 @@ func TestContract(t *testing.T) {
 		{"malformed, names matter", "a.example", pub + ":443 asked=a.example malformed", "deny malformed"},
 		{"malformed, no evidence", "a.example", pub + ":443 malformed", "deny malformed"},
 		{"malformed, only denies", "-b.example", pub + ":443 malformed", "deny malformed"},
+		{"malformed, an address rule beside denies of names", "203.0.113.0/24:443 -b.example", pub + ":443 malformed", "deny malformed"},
+		{"malformed, an address rule beside denies of names on another port", "203.0.113.0/24:443 -b.example:25", pub + ":443 malformed", "allow"},
 		{"malformed, denies of addresses", "-192.0.2.1", pub + ":443 malformed", "allow"},
 		{"a claim that is no name is malformed", "a.example", pub + ":443 asked=a.example claim=[a.example]", "deny malformed"},
 		{"the case of a claim does not matter", "@public:* -b.example", pub + ":443 claim=B.Example.", "deny rule"},
