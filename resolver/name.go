@@ -36,7 +36,13 @@ func withoutService(name string) string {
 	return name
 }
 
-func underscored(label string) bool { return len(label) > 1 && label[0] == '_' }
+// maxService is the longest service label: 15 octets (RFC 6335 section 5.1) and the underscore. What may be longer would be
+// a place to put data into, below a name that is allowed alone.
+const maxService = 16
+
+func underscored(label string) bool {
+	return len(label) > 1 && len(label) <= maxService && label[0] == '_'
+}
 
 // isOrUnder reports whether name is domain or below it; both in normal form.
 func isOrUnder(name, domain string) bool { return name == domain || hostname.Under(name, domain) }
