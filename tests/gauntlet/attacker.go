@@ -23,6 +23,9 @@ import (
 // patience is how long one step of an attack may take. A denial is fast, so only a broken row or a hang reaches it.
 const patience = 10 * time.Second
 
+// quicPatience is how long a QUIC handshake may take: a denial is told to a socket, and no library listens.
+const quicPatience = 1500 * time.Millisecond
+
 // Attacker is what an attack knows.
 type Attacker struct {
 	ID, Token string
@@ -94,7 +97,7 @@ func (a *Attacker) tellTCP(address string) error {
 		return err
 	}
 	defer c.Close()
-	return tell(c, a.Token)
+	return tell(c, a.Token+"\n")
 }
 
 // tellUDP says the token in one datagram.
@@ -140,7 +143,7 @@ func (a *Attacker) tellQUIC(pc net.PacketConn, address, name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	t := &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: []string{"gauntlet"}}
-	c, err := quic.Dial(ctx, pc, to, t, &quic.Config{HandshakeIdleTimeout: patience / 2})
+	c, err := quic.Dial(ctx, pc, to, t, &quic.Config{HandshakeIdleTimeout: quicPatience})
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ type Break struct {
 
 // Breaks returns at least one for each group.
 func Breaks() []Break {
-	return []Break{
+	return append(nameBreaks(), []Break{
 		{"escape", "sandbox/syscalls.go", "func filterSyscalls() error { return", "func filterSyscalls() error { return nil; return",
 			[]string{"escape/io-uring", "escape/userfaultfd", "escape/keyring", "escape/vsock", "escape/netfilter", "escape/ia32", "escape/tiocsti"}},
 		{"escape", "sandbox/sandbox.go", "syscall.CLONE_NEWIPC |", "", []string{"escape/shared-memory"}},
@@ -42,7 +42,7 @@ func Breaks() []Break {
 		{"packets", "netstack/filter4.go", "case src != f.addr4:", "case false:", []string{"packets/spoofed-source", "packets/second-address"}},
 		{"logs", "flow/event/encode.go", "case hidden(r):", "case false:", []string{"logs/line-in-arguments"}},
 		{"logs", "flow/event/encode.go", "case r == '\"' || r == '\\\\':", "case false:", []string{"logs/field-in-host", "logs/quote-in-sni"}},
-	}
+	}...)
 }
 
 // Build compiles the broken weir to path; root is the module's directory.

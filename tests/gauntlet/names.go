@@ -2,15 +2,67 @@
 
 package gauntlet
 
+import (
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/miekg/dns"
+)
+
 func nameRows() []Row {
-	return []Row{
-		{
-			ID: "names/lying-sni", Vector: "TLS to an unlisted address with the SNI of an allowed name", Right: "a claim without evidence is denied, nothing is dialled",
-			Source: "microsandbox PR #694",
-			Lifted: []string{"--allow", "shop.example", "--allow", Evil.String() + ":443"},
-			Attack: func(a *Attacker) error { return a.tellTLS(at(Evil, 443), "shop.example") },
-			Harm:   Heard,
-			Record: []string{"network-connect verdict=deny dest_ip=203.0.113.66 reason=no-evidence"},
-		},
+	return slices.Concat(
+		claimRows(), hiddenRows(), helloRows(), cutRows(), oversizeRows(), laterRows(), behindRows(), httpRows(), connectRows(),
+		quicRows(), initialRows(), unreadableRows(), dtlsRows(), beyondRows(), rebindingRows(), evidenceRows(),
+	)
+}
+
+// Rules that rows share. shop.example and sibling.example have one address.
+var (
+	shopOnly       = []string{"--allow", "shop.example"}
+	siblingToo     = []string{"--allow", "shop.example", "--allow", "sibling.example"}
+	shopAddressToo = []string{"--allow", "shop.example", "--allow", Shop.String() + ":*"}
+	strangerToo    = []string{"--allow", "shop.example", "--allow", "{stranger}:*"}
+	everywhere     = []string{"--mode", "enforce", "--allow", "@public:*"}
+	notEvil        = []string{"--allow", "@public:*", "--deny", "evil.example"}
+)
+
+// The records of the two ways to be found out at an address that is right for somebody else.
+const (
+	mismatch  = "network-connect verdict=deny dest_ip=198.51.100.10 reason=name-mismatch"
+	malformed = "network-connect verdict=deny dest_ip=198.51.100.10 reason=malformed"
+	lateHello = "network-close verdict=deny dest_ip=198.51.100.10 close=policy reason=name-mismatch"
+)
+
+// learn asks for a name, so that there is evidence for it where it is allowed.
+func (a *Attacker) learn(name string) { a.ask("udp", "", name, dns.TypeA) }
+
+// atShop connects to the address of shop.example after a lookup of that name.
+func (a *Attacker) atShop(port uint16) (net.Conn, error) {
+	a.learn("shop.example")
+	return dial("tcp", at(Shop, port))
+}
+
+// sayAtShop says raw octets there.
+func (a *Attacker) sayAtShop(port uint16, raw []byte) error {
+	c, err := a.atShop(port)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return say(c, raw)
+}
+
+// stranger is the address of the row's own stranger.
+func (a *Attacker) stranger(port uint16) string {
+	return at(netip.MustParseAddr(a.Args["stranger"]), port)
+}
+
+// nameBreaks are the breaks of the groups names and dns.
+func nameBreaks() []Break {
+	return []Break{
+		{"names", "flow/policy/witness.go", "return Decision{Reason: ReasonNoEvidence,", "return Decision{Verdict: Allow, Settled: true, Reason: ReasonNoEvidence,", []string{"names/lying-sni", "names/quic-lie", "names/host-lie"}},
+		{"names", "flow/stream.go", "seen = h.bytes[len(h.bytes)-h.stream.Behind():]", "seen = nil", []string{"names/hello-behind-hello", "names/hello-behind-request"}},
+		{"names", "internal/guard/embedded.go", "{^b[12], ^b[13], ^b[14], ^b[15]}", "{b[12], b[13], b[14], b[15]}", []string{"names/embedded-teredo"}},
 	}
 }

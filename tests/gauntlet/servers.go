@@ -142,6 +142,7 @@ func (w *World) answerTLSWith(c net.Conn, conf *tls.Config) {
 	}
 	t := tls.Server(c, conf)
 	if t.Handshake() != nil {
+		io.WriteString(c, "heard\n")
 		drain(c)
 		return
 	}

@@ -83,6 +83,10 @@ func openWorld() (*World, error) {
 	for _, a := range []netip.Addr{Shop, Shop6, Other, Evil, Evil6, Private, Meta, Google} {
 		errs = append(errs, w.populate(a))
 	}
+	for _, c := range embedded() {
+		_, err := w.serve(netip.AddrPortFrom(c.address, 80), w.answer)
+		errs = append(errs, err)
+	}
 	if err := errors.Join(append(errs, w.populateHost())...); err != nil {
 		p.Close()
 		return nil, err
