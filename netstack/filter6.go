@@ -20,10 +20,8 @@ func (f *filter) check6(b []byte, size int) (verdict, string) {
 	switch {
 	case why != "":
 		return discard, why
-	case icmp && isNDP(upper.bytes) && upper.fragment != nil:
-		return discard, dropNDP // RFC 6980 section 5
 	case icmp && isNDP(upper.bytes):
-		return neighbour, ""
+		return neighbour, "" // which answers none that has extension headers (RFC 6980 section 5)
 	case header.IsV6MulticastAddress(dst):
 		return discard, dropMulticast
 	case src != f.addr6:

@@ -166,7 +166,7 @@ func vnetRows() []hostileRow {
 		uso("USO into 60000 datagrams", 1, datagrams(60000, 1)),
 		uso("USO behind options", 100, l2(ethernet6, packet6("fd77::2", "2001:db8::7", 60, ext6(17, 1, udp6("2001:db8::7", 9, 800))))),
 		uso("USO of IPv6 fragments", 100, frag6(17, 1, 0, true, udp6("2001:db8::7", 9, 800))),
-		{name: "USO", hdr: vnetHdr{gsoType: vnetGSOUDPL4, gsoSize: 100}, frames: one(datagrams(128, 100)), flows: []string{"udp 203.0.113.7:9"}, answers: []string{"icmp 3/3"}, link: vnetLink},
+		{name: "USO", hdr: vnetHdr{gsoType: vnetGSOUDPL4, gsoSize: 100}, frames: one(datagrams(128, 100)), repeats: true, flows: []string{"udp 203.0.113.7:9"}, answers: []string{"icmp 3/3"}, link: vnetLink},
 		{name: "USO larger than the frame", hdr: vnetHdr{gsoType: vnetGSOUDPL4, gsoSize: 0xffff}, frames: one(udp), flows: []string{"udp 203.0.113.7:9"}, answers: []string{"icmp 3/3"}, link: vnetLink},
 		fine("TSO of a small segment", vnetHdr{flags: vnetNeedsCsum, gsoType: vnetGSOTCPv4, gsoSize: 60000, hdrLen: 54, csumStart: 34, csumOffset: 16}),
 		fine("TSO6 of an IPv4 segment", vnetHdr{gsoType: vnetGSOTCPv6, gsoSize: 1}),

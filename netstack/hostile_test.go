@@ -23,6 +23,8 @@ type hostileRow struct {
 	flows   []string // what reaches the policy, as "network destination"
 	answers []string // what the door sends back, see describeTransport
 
+	repeats bool // what is refused comes in many parts, and each may be answered
+
 	link linkKind // which links the row is for
 }
 
@@ -114,6 +116,9 @@ func (r hostileRow) run(t *testing.T, link Link) {
 	}
 	got := w.seen()
 	slices.Sort(got)
+	if r.repeats {
+		got = slices.Compact(got)
+	}
 	if !slices.Equal(got, r.answers) {
 		t.Errorf("answers %q, want %q", got, r.answers)
 	}
@@ -121,7 +126,7 @@ func (r hostileRow) run(t *testing.T, link Link) {
 	if r.counter != "" && counters[r.counter] == 0 {
 		t.Errorf("%s was not counted: %v", r.counter, counters)
 	}
-	if r.counter == "" {
+	if r.counter == "" && !r.repeats {
 		for name := range counters {
 			if strings.HasPrefix(name, "drop") {
 				t.Errorf("%s was counted", name)
