@@ -132,6 +132,7 @@ func fragmentSeeds(f *testing.F) {
 	const more, eights, far = 1, 2, 4
 	whole := []byte{0, 0, 4, more | eights, 1, 0, 4, 4, eights, 1}
 	f.Add(uint16(56), whole)
+	f.Add(uint16(40), whole)                                                                                                // more than the datagram says that it is
 	f.Add(uint16(56), slices.Concat(whole[5:], whole[:5]))                                                                  // out of order
 	f.Add(uint16(56), slices.Concat(whole[:5], []byte{0, 0, 4, more | eights, 2}, whole[5:]))                               // the first one again, other bytes
 	f.Add(uint16(56), slices.Concat(whole[:5], []byte{0, 2, 4, more | eights, 2}, whole[5:]))                               // overlap
@@ -186,12 +187,17 @@ func checkArrived(t *testing.T, frags []sentFragment, arrived [][]byte) {
 func TestReassembly(t *testing.T) {
 	const more, eights = 1, 2
 	for name, in := range map[string][]byte{
-		"in order":     {0, 0, 4, more | eights, 1, 0, 4, 4, eights, 1},
-		"out of order": {0, 4, 4, eights, 1, 0, 0, 4, more | eights, 1},
-		"with another": {0, 0, 4, more | eights, 1, 1, 0, 4, more | eights, 2, 0, 4, 4, eights, 1},
+		"with bytes left over": {0, 0, 4, more | eights, 1, 0, 4, 4, eights, 1},
+		"in order":             {0, 0, 4, more | eights, 1, 0, 4, 4, eights, 1},
+		"out of order":         {0, 4, 4, eights, 1, 0, 0, 4, more | eights, 1},
+		"with another":         {0, 0, 4, more | eights, 1, 1, 0, 4, more | eights, 2, 0, 4, 4, eights, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			frags := parseFragments(in, 56)
+			size := 56
+			if name == "with bytes left over" {
+				size = 40
+			}
+			frags := parseFragments(in, size)
 			end := l2(ethernet4, packet4(guest4.String(), "203.0.113.7", 17, nil, append(datagram(9, 9, 0)[:4], []byte("\x00\x0b\x00\x00end")...)))
 			arrived := reassemble(t, frags, func(f sentFragment) []byte {
 				return frag4(header.UDPProtocolNumber, uint16(f.id), f.offset, f.more, f.data)
