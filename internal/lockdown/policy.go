@@ -18,17 +18,18 @@ var dataPathCalls = []string{
 	"poll", "ppoll", "splice", "pipe2",
 
 	// The Go runtime: memory, threads, signals, clocks, randomness, and the limits of its cgroup.
-	"madvise", "munmap", "mincore", "sched_yield", "sched_getaffinity", "getpid", "gettid", "exit", "exit_group", "restart_syscall",
+	"madvise", "munmap", "sched_yield", "sched_getaffinity", "getpid", "gettid", "exit", "exit_group", "restart_syscall",
 	"rt_sigreturn", "rt_sigprocmask", "rt_sigaction", "sigaltstack", "clock_gettime", "clock_nanosleep", "getrandom",
-	"epoll_create1", "eventfd2", "pread64",
+	"pread64",
 
 	// The event log and the host's resolver files, which others have opened. Looking at a path opens nothing.
-	"fstat", "newfstatat", "fstatat", "statx", "lseek", "flock", "ftruncate",
+	"fstat", "newfstatat", "fstatat", "flock", "ftruncate",
 }
 
 // killCalls end the process: no code of ours makes them.
 var killCalls = []string{
-	"execve", "execveat", "fork", "vfork", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount",
+	"execve", "execveat", "fork", "vfork", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp",
+	"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount",
 	"fspick", "mount_setattr", "setns", "unshare", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
 	"io_uring_register", "open_by_handle_at", "name_to_handle_at", "keyctl", "add_key", "request_key", "init_module", "finit_module",
 	"delete_module", "kexec_load", "kexec_file_load", "swapon", "swapoff", "reboot", "acct", "quotactl", "syslog", "settimeofday",
