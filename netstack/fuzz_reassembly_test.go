@@ -202,7 +202,7 @@ func TestReassembly(t *testing.T) {
 			arrived := reassemble(t, frags, func(f sentFragment) []byte {
 				return frag4(header.UDPProtocolNumber, uint16(f.id), f.offset, f.more, f.data)
 			}, end)
-			if len(arrived) != 1 || len(arrived[0]) != 56 {
+			if len(arrived) != 1 || len(arrived[0]) != size {
 				t.Errorf("%d datagrams arrived: %x", len(arrived), arrived)
 			}
 			checkArrived(t, frags, arrived)
