@@ -40,8 +40,11 @@
 // /dev, /proc and /sys. It protects the network and not the files: Spec.Hide is for what must stay hidden even so.
 //
 // Both cover every path-named UNIX socket that was bound in the host's network namespace when the sandbox started, for a
-// read-only mount does not keep anyone from connecting. Sockets that appear later in a writable share are the sharer's
-// business. A share that is itself a socket is taken as meant.
+// read-only mount does not keep anyone from connecting. Sockets that appear later in a share are shut by Landlock, on a
+// kernel that can (ABI 9). A share that is itself a socket is taken as meant.
+//
+// Of /proc there are the processes and a list of what programs read (shownProc), of /sys the processors and the sandbox's
+// own network. Device nodes are the host's, read-only: the mode of a node is not CMD's to change, be it root.
 //
 // Trees are cloned, given their flags and attached as detached mounts (open_tree, mount_setattr, move_mount): flags are
 // only added, so those locked by the host stay, and a path is opened once and never looked up again. Mount points are
@@ -51,6 +54,17 @@
 //
 // With profile "tool" CMD has no capability and its user's own id. With profile "engine" it is root over namespaces of its
 // own, inside those that hold the walls; engine_init.go and package engine have the theory of that.
+//
+// # CMD
+//
+// Just before it becomes CMD, a thread of init gives up what it has, in this order: limits (limits.go), a session keyring,
+// capabilities, no_new_privs, a Landlock domain (landlock.go), system calls (syscalls.go by name, arguments.go by
+// argument). None of it can be undone. Limits that belong to a namespace are written while the walls are built; the last of
+// them ends the making of namespaces. [Sandbox.Held] says what of it this kernel could give: Landlock is used as far as it
+// goes and its lack is told, everything else is a reason not to start.
+//
+// Each wall stands behind another. The mounts hide the host's files and Landlock grants nothing outside of them; there is
+// no capability to mount with, the filter refuses the call, and a namespace in which it would be allowed cannot be made.
 //
 // # Terminals
 //
