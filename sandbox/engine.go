@@ -3,14 +3,11 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // The launcher's side of profile "engine".
@@ -64,28 +61,6 @@ func (s *Sandbox) mapIDs(spec Spec) error {
 	}
 	if err := s.ctl.send(message{Op: opMapped}); err != nil {
 		return &SetupError{Step: StepInit, Err: err}
-	}
-	return nil
-}
-
-// keepStreams holds copies of CMD's streams until Release hands them over: with profile "engine" nothing but CMD ever has
-// them, so that a pipe ends when CMD closes it.
-func (s *Sandbox) keepStreams(spec Spec, null *os.File) error {
-	for _, f := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
-		if f == nil {
-			f = null
-		}
-		raw, err := f.SyscallConn() // and not Fd, which may change the file's mode
-		if err != nil {
-			return err
-		}
-		var fd int
-		var dupErr error
-		err = raw.Control(func(n uintptr) { fd, dupErr = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 3) })
-		if err = errors.Join(err, dupErr); err != nil {
-			return fmt.Errorf("keep %s: %w", f.Name(), err)
-		}
-		s.streams = append(s.streams, fd)
 	}
 	return nil
 }

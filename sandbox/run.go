@@ -90,6 +90,7 @@ func (s *Sandbox) Signal(sig os.Signal) error {
 func (s *Sandbox) Wait() (ExitStatus, error) {
 	<-s.dead
 	<-s.heard // every message has been read
+	s.outputs.Wait()
 	s.mu.Lock()
 	exit := s.exit
 	s.mu.Unlock()

@@ -34,8 +34,9 @@ type Sandbox struct {
 	listeners map[uint16][]*os.File
 	dial      *os.File
 	diag      *os.File
-	netns     *os.File // nil: init's own
-	streams   []int    // CMD's, with profile engine until Release
+	netns     *os.File       // nil: init's own
+	streams   []int          // CMD's, with profile engine until Release
+	outputs   sync.WaitGroup // pipes of these that are still read
 	released  bool
 	closed    bool
 

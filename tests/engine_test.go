@@ -322,6 +322,7 @@ func TestEngineWalls(t *testing.T) {
 		{"what is beneath cannot be bound", `mkdir /tmp/b && mount --bind /run/share /tmp/b && stat -c %F /tmp/b/socket; umount -l /run/share; stat -c %F /run/share/socket`, "regular empty file\n$"},
 		{"system directories", `mount -o remount,rw,bind /usr; touch /usr/made-inside; umount -l /usr; ls /usr/bin >/dev/null && ! test -e /usr/made-inside && echo ok`, "ok\n$"},
 		{"no device is made", `mknod /var/disk b 8 0; test -e /var/disk || echo none`, "none\n$"},
+		{"descriptors", `for f in /proc/self/fd/*; do test -e $f && echo ${f##*/}; done`, "^0\n1\n2\n$"},
 		{"kernel settings", `echo x >/proc/sys/kernel/core_pattern; echo b >/proc/sysrq-trigger; cat /sys/kernel/uevent_helper; echo x >/sys/kernel/uevent_helper; echo end`, "(denied.*\n.*)+end\n$"},
 		{"the outer PID 1", `umount /proc; cut -c1-9 /proc/1/cmdline; cat /proc/1/environ /proc/1/maps /proc/1/root/etc/hostname 2>&1 | grep -vc denied; kill -9 1 8 2>/dev/null; echo alive`, "^weir-init\n0\nalive\n$"},
 		{"the inner PID 1", `kill -9 1; cat /proc/1/environ >/dev/null; dd if=/dev/zero of=/proc/1/mem bs=1 count=1 seek=4096; echo alive`, "denied(.*\n)*.*denied(.*\n)*alive\n$"},
@@ -371,5 +372,33 @@ func TestEngineDeath(t *testing.T) {
 			}
 			waitGone(t, family)
 		})
+	}
+}
+
+// TestEngineStreams: a file as stdin or stdout is no more than it is, though root inside owns it. The bytes are exact.
+func TestEngineStreams(t *testing.T) {
+	needsEngine(t)
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+	text := strings.Repeat("0123456789abcdef\n", 1<<14) // more than any pipe holds
+	if err := os.WriteFile(in, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(out, []byte("secret\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `exec weir run -q --profile engine -- sh -c 'cat; echo x >/proc/self/fd/0; stat -L -c %F /proc/self/fd/1; echo problem >&2; exit 5' <`+in+` >>`+out+` 2>&1`)
+	cmd.Env = append(engineState(t), "PATH="+binDir()+":"+os.Getenv("PATH"))
+	cmd.Run()
+	if b, err := os.ReadFile(in); err != nil || string(b) != text {
+		t.Errorf("the host's file is another: %d bytes, %v", len(b), err)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, ok := strings.CutPrefix(string(b), "secret\n"+text)
+	if !ok || !strings.HasSuffix(got, "problem\n") || !strings.Contains(got, "fifo\n") || cmd.ProcessState.ExitCode() != 5 {
+		t.Errorf("status %d, %d bytes, the last of them %q", cmd.ProcessState.ExitCode(), len(b), got)
 	}
 }
