@@ -90,7 +90,8 @@ func tell(c net.Conn, text string) error {
 	return nil
 }
 
-// tellTCP says the token to a plain server.
+// tellTCP says the token to a plain server. The line break shows at once that this is not the beginning of a HTTP request,
+// for which weir would wait.
 func (a *Attacker) tellTCP(address string) error {
 	c, err := dial("tcp", address)
 	if err != nil {

@@ -224,21 +224,7 @@ func echoRows() []Row {
 				s.Args["port"] = strconv.Itoa(20_000 + int(s.Token[3])*256 + int(s.Token[5]))
 				return s.callIn()
 			},
-			Attack: func(a *Attacker) error {
-				ln, err := net.Listen("tcp", ":"+a.Args["port"])
-				if err != nil {
-					return err
-				}
-				defer ln.Close()
-				ln.(*net.TCPListener).SetDeadline(time.Now().Add(time.Second))
-				c, err := ln.Accept()
-				if err != nil {
-					return err
-				}
-				defer c.Close()
-				b, err := io.ReadAll(c)
-				return errors.Join(err, a.contains(b))
-			},
+			Attack: (*Attacker).beCalled,
 		},
 	}
 }
@@ -324,6 +310,23 @@ func (s *Stage) callIn() error {
 		}
 	}()
 	return nil
+}
+
+// beCalled waits for somebody who connects to the stage's port and says the token.
+func (a *Attacker) beCalled() error {
+	ln, err := net.Listen("tcp", ":"+a.Args["port"])
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	ln.(*net.TCPListener).SetDeadline(time.Now().Add(time.Second))
+	c, err := ln.Accept()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	b, err := io.ReadAll(c)
+	return errors.Join(err, a.contains(b))
 }
 
 // ping sends one echo request by a ping socket, and may wait for what becomes of it.

@@ -36,7 +36,14 @@ var (
 	Evil6   = netip.MustParseAddr("2001:db8:1::66")
 	Private = netip.MustParseAddr("10.1.2.3")        // db.corp.example, in the host's private network
 	Meta    = netip.MustParseAddr("169.254.169.254") // the cloud's metadata server, metadata.google.internal
-	Google  = netip.MustParseAddr("8.8.8.8")         // dns.google
+	// Metadata servers of clouds that have them elsewhere, and a neighbour on the host's link.
+	MetaAlibaba = netip.MustParseAddr("100.100.100.200")
+	Meta6       = netip.MustParseAddr("fd00:ec2::254")
+	LinkLocal   = netip.MustParseAddr("169.254.7.7")
+	// Router is the host's own gateway. It has a service on port 8080.
+	Router = netip.MustParseAddr("192.0.2.1")
+
+	Google = netip.MustParseAddr("8.8.8.8") // dns.google
 )
 
 // Listeners of the host itself. Both hear.
@@ -80,14 +87,15 @@ func openWorld() (*World, error) {
 		w.Record("www.shop.example. 60 IN CNAME shop.example."),
 		w.Record("cloaked.example. 60 IN CNAME tracker.evil.example."), w.Name("tracker.evil.example", Other),
 	}
-	for _, a := range []netip.Addr{Shop, Shop6, Other, Evil, Evil6, Private, Meta, Google} {
+	for _, a := range []netip.Addr{Shop, Shop6, Other, Evil, Evil6, Private, Meta, MetaAlibaba, Meta6, LinkLocal, Google} {
 		errs = append(errs, w.populate(a))
 	}
 	for _, c := range embedded() {
 		_, err := w.serve(netip.AddrPortFrom(c.address, 80), w.answer)
 		errs = append(errs, err)
 	}
-	if err := errors.Join(append(errs, w.populateHost())...); err != nil {
+	_, err = w.serve(netip.AddrPortFrom(Router, 8080), w.answer)
+	if err := errors.Join(append(errs, err, w.populateHost())...); err != nil {
 		p.Close()
 		return nil, err
 	}
