@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,13 +191,22 @@ func (a *Attacker) report(text string) error {
 	return err
 }
 
+// resolverAddress is the one of resolv.conf.
+func resolverAddress() (string, error) {
+	conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	if err != nil || len(conf.Servers) == 0 {
+		return "", fmt.Errorf("no resolver: %w", err)
+	}
+	return net.JoinHostPort(conf.Servers[0], "53"), nil
+}
+
 // askRaw asks the resolver for the address of a name with these labels, whatever is in them.
 func (a *Attacker) askRaw(labels ...string) error {
-	conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	server, err := resolverAddress()
 	if err != nil {
 		return err
 	}
-	c, err := dial("udp", conf.Servers[0]+":53")
+	c, err := dial("udp", server)
 	if err != nil {
 		return err
 	}
@@ -210,13 +220,13 @@ func (a *Attacker) askRaw(labels ...string) error {
 
 // askText asks for a TXT record.
 func (a *Attacker) askText(name string) (string, error) {
-	conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	server, err := resolverAddress()
 	if err != nil {
 		return "", err
 	}
 	q := new(dns.Msg)
 	q.SetQuestion(dns.Fqdn(name), dns.TypeTXT)
-	r, _, err := new(dns.Client).Exchange(q, conf.Servers[0]+":53")
+	r, _, err := new(dns.Client).Exchange(q, server)
 	if err != nil {
 		return "", err
 	}

@@ -190,13 +190,17 @@ func (w *wire) udp6(dst netip.Addr, text string) ip6 {
 // converse says the text to the shop in a frame of its own, and waits for the frame that brings it back: what was sent before
 // has been looked at by then.
 func (w *wire) converse(text string) error {
-	if err := w.packet(w.udp4(Shop, text).bytes()); err != nil {
-		return err
-	}
 	unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000})
 	b := make([]byte, 70_000)
+	quiet := true // nothing is on its way: a flood may have filled the queue of the link, and it was lost
 	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if quiet {
+			if err := w.packet(w.udp4(Shop, text).bytes()); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return err
+			}
+		}
 		n, from, err := unix.Recvfrom(w.fd, b, 0)
+		quiet = err != nil
 		if ll, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && ll.Pkttype != unix.PACKET_OUTGOING && bytes.Contains(b[:n], []byte(text)) {
 			return nil
 		}

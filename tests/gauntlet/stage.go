@@ -51,6 +51,7 @@ type Stage struct {
 	wire     atomic.Int64  // frames that watchWire was looking for
 	ended    chan struct{} // closed when the stage's victim has ended
 	keyboard *os.File      // the other end of a terminal that is not the sandbox's
+	peak     atomic.Int64  // the most of something that During has seen
 	deferred []func()
 }
 
