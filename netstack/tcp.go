@@ -36,6 +36,8 @@ type tcpDoor struct {
 	mu      sync.Mutex
 	pending map[stack.TransportEndpointID]*attempt
 	flows   int // SYNs taken and not yet done with, half-open ones included
+
+	bufferMax int // what a flow's buffers may grow to, see sizeBuffers
 }
 
 // attempt is a SYN that waits for its verdict.
@@ -48,7 +50,7 @@ type attempt struct {
 
 // installTCP hands TCP flows to h.
 func (s *Stack) installTCP(h flow.Handler) {
-	d := &tcpDoor{s: s, handler: h, pending: map[stack.TransportEndpointID]*attempt{}}
+	d := &tcpDoor{s: s, handler: h, pending: map[stack.TransportEndpointID]*attempt{}, bufferMax: s.cfg.Limits.BufferMax}
 	d.forwarder = tcp.NewForwarder(s.stack, 0, s.cfg.Limits.HalfOpen+1, d.serve)
 	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, d.handlePacket)
 }
@@ -105,6 +107,7 @@ func (d *tcpDoor) admit(id stack.TransportEndpointID, syn header.TCP, pkt *stack
 	at.ctx, at.cancel = context.WithCancel(d.s.ctx)
 	d.pending[id] = at
 	d.flows++
+	d.sizeBuffers()
 	return false, false
 }
 
@@ -135,6 +138,7 @@ func (d *tcpDoor) settle(id stack.TransportEndpointID) {
 func (d *tcpDoor) done() {
 	d.mu.Lock()
 	d.flows--
+	d.sizeBuffers()
 	d.mu.Unlock()
 	d.s.flows.Done()
 }
