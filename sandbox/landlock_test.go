@@ -120,7 +120,7 @@ func TestGroupIsNotKilled(t *testing.T) {
 	self := selfCopy(t)
 	for _, c := range callers() {
 		t.Run(c.name, func(t *testing.T) {
-			cmd := c.launcher(t, self, testSpec(`trap '' USR2; kill -USR2 0; echo outlived''it; exit 6`))
+			cmd := c.launcher(t, self, testSpec(`trap '' HUP; kill -HUP 0; echo outlived''it; exit 6`))
 			s := onTerminal(t, cmd)
 			s.await("outlivedit")
 			s.await("foreground: true")
