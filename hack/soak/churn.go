@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -65,7 +67,7 @@ func makeFlows(n, pace, workers int) string {
 				if err := kinds[k].make(); err != nil {
 					bad.Add(1)
 					mu.Lock()
-					failures[kinds[k].name]++
+					failures[kinds[k].name+": "+brief(err)]++
 					mu.Unlock()
 				} else {
 					good.Add(1)
@@ -83,6 +85,21 @@ func makeFlows(n, pace, workers int) string {
 	close(turns)
 	work.Wait()
 	return fmt.Sprintf("%d good, %d bad %v in %.1f s", good.Load(), bad.Load(), failures, time.Since(start).Seconds())
+}
+
+// brief says what went wrong without saying where.
+func brief(err error) string {
+	var dns *net.DNSError
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &dns):
+		return "dns: " + dns.Err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "timeout"
+	case errors.As(err, &errno):
+		return errno.Error()
+	}
+	return "other"
 }
 
 func pick() int {
