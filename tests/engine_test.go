@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -373,6 +374,18 @@ func TestEngineDeath(t *testing.T) {
 			waitGone(t, family)
 		})
 	}
+}
+
+// TestEngineLinkDeleted: root inside may take the TAP away. Then nobody sees what it does, so it ends.
+func TestEngineLinkDeleted(t *testing.T) {
+	needsEngine(t)
+	r := startReady(t, "weir", "run", "--profile", "engine", "--", "sh", "-c", "echo ready; read go; ip link del eth0; exec sleep 1000")
+	family := descendants(t, r.cmd.Process.Pid)
+	io.WriteString(r.stdin, "go\n")
+	if _, status := r.rest(t); status != 128+int(syscall.SIGKILL) || !strings.Contains(r.stderr.String(), "the data path ended") {
+		t.Errorf("weir ended with %d and said %q", status, r.stderr.String())
+	}
+	waitGone(t, family)
 }
 
 // TestEngineStreams: a file as stdin or stdout is no more than it is, though root inside owns it. The bytes are exact.

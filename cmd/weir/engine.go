@@ -38,6 +38,7 @@ func (p *plan) engineSpec() error {
 	if err := findIDs(spec); err != nil {
 		return err
 	}
+	p.link = spec.Link
 	spec.Var = filepath.Join(filepath.Dir(spec.Home), "var")
 	if p.dryRun {
 		return nil
