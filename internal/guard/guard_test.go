@@ -225,3 +225,15 @@ func TestHostAddrs(t *testing.T) {
 		}
 	}
 }
+
+func TestBroadcast(t *testing.T) {
+	for _, c := range []struct{ prefix, want string }{
+		{"192.0.2.2/24", "192.0.2.255"}, {"10.1.2.3/8", "10.255.255.255"}, {"172.16.5.9/20", "172.16.15.255"},
+		{"192.0.2.5/30", "192.0.2.7"}, {"192.0.2.4/31", ""}, {"192.0.2.4/32", ""}, {"2001:db8::1/64", ""},
+	} {
+		b, ok := broadcast(netip.MustParsePrefix(c.prefix))
+		if ok != (c.want != "") || ok && b.String() != c.want {
+			t.Errorf("broadcast(%s) = %v, %v; want %q", c.prefix, b, ok, c.want)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 const HostRefresh = 5 * time.Second
 
 // HostAddrs returns the addresses of the host's interfaces, without zones and without loopback addresses (those have a
-// class of their own). An address that a cloud maps onto the host from outside is on no interface and not among them.
+// class of their own), and the broadcast addresses of their IPv4 networks, where the host itself is among the listeners. An address that a cloud maps onto the host from outside is on no interface and not among them.
 func HostAddrs() ([]netip.Addr, error) {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
@@ -27,9 +27,25 @@ func HostAddrs() ([]netip.Addr, error) {
 		}
 		if addr := p.Addr().Unmap().WithZone(""); !addr.IsLoopback() {
 			addrs = append(addrs, addr)
+			if b, ok := broadcast(p); ok {
+				addrs = append(addrs, b)
+			}
 		}
 	}
 	return addrs, nil
+}
+
+// broadcast returns the address of everybody in an IPv4 network (RFC 919): the last one, where it is not a host's
+// (RFC 3021).
+func broadcast(p netip.Prefix) (netip.Addr, bool) {
+	if !p.Addr().Is4() || p.Bits() > 30 {
+		return netip.Addr{}, false
+	}
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(b), true
 }
 
 // Host is the set of the host's own addresses, read again when it is older than [HostRefresh]. It is safe for
