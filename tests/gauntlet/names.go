@@ -64,5 +64,9 @@ func nameBreaks() []Break {
 		{"names", "flow/policy/witness.go", "return Decision{Reason: ReasonNoEvidence,", "return Decision{Verdict: Allow, Settled: true, Reason: ReasonNoEvidence,", []string{"names/lying-sni", "names/quic-lie", "names/host-lie"}},
 		{"names", "flow/stream.go", "seen = h.bytes[len(h.bytes)-h.stream.Behind():]", "seen = nil", []string{"names/hello-behind-hello", "names/hello-behind-request"}},
 		{"names", "internal/guard/embedded.go", "{^b[12], ^b[13], ^b[14], ^b[15]}", "{b[12], b[13], b[14], b[15]}", []string{"names/embedded-teredo"}},
+		{"dns", "flow/policy/names.go", "return NameDecision{Reason: ReasonDNSBlocked,", "return NameDecision{Verdict: Allow, Reason: ReasonDNSBlocked,", []string{"dns/label", "dns/label-tcp", "dns/label-null", "dns/reverse", "dns/server-question"}},
+		{"dns", "resolver/name.go", "len(label) <= maxService &&", "", []string{"dns/service"}},
+		{"dns", "resolver/inspect.go", "if end != len(raw) {", "if end > len(raw) {", []string{"dns/server-behind", "dns/server-length"}},
+		{"dns", "resolver/message.go", "up.SetEdns0(ourUDP, opt.Do())", "up.Extra = q.Extra", []string{"dns/edns"}},
 	}
 }

@@ -322,6 +322,44 @@ func (o overheard) Accept() (net.Conn, error) {
 	return &listening{Conn: c, w: o.w}, nil
 }
 
+// hearNeighbours hears what the host says to everybody at the other end of its uplink.
+func (w *World) hearNeighbours() error {
+	return w.Internet(func() error {
+		everybody, err := net.ListenPacket("udp4", ":137") // gets broadcasts, too
+		if err != nil {
+			return err
+		}
+		go w.listen(everybody)
+		ifaces, err := net.Interfaces()
+		if err != nil {
+			return err
+		}
+		for _, i := range ifaces {
+			if i.Flags&net.FlagLoopback != 0 {
+				continue
+			}
+			for group, network := range map[string]string{"224.0.0.251:5353": "udp4", "[ff02::1:3]:5355": "udp6"} {
+				pc, err := net.ListenMulticastUDP(network, &i, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(group)))
+				if err != nil {
+					return err
+				}
+				go w.listen(pc)
+			}
+		}
+		return nil
+	})
+}
+
+// listen hears datagrams and answers none.
+func (w *World) listen(socket net.PacketConn) {
+	pc, b := overhearing{socket, w}, make([]byte, 65535)
+	for {
+		if _, _, err := pc.ReadFrom(b); err != nil {
+			return
+		}
+	}
+}
+
 // makeECH makes a key with which clients hide the name of a server behind that of shop.example (RFC 9849 section 4).
 func (w *World) makeECH() error {
 	key, err := ecdh.X25519().GenerateKey(rand.Reader)

@@ -81,7 +81,10 @@ func openWorld() (*World, error) {
 		w.hear(&net.UDPAddr{IP: playground.DNSServer.AsSlice()}, nil, raw)
 	})
 	errs := []error{
-		w.makeECH(), w.Name("metadata.google.internal", Meta), w.Name("dns.google", Google),
+		w.makeECH(), w.hearNeighbours(),
+		w.Name("use-application-dns.net", Other), w.Record(`_dns.resolver.arpa. 60 IN SVCB 1 dns.google. alpn="h2"`),
+		w.Record(`shop.example. 60 IN HTTPS 1 . alpn="h2" ech="AAAA"`),
+		w.Name("metadata.google.internal", Meta), w.Name("dns.google", Google),
 		w.Name("shop.example", Shop, Shop6), w.Name("sibling.example", Shop), w.Name("other.example", Other),
 		w.Name("evil.example", Evil, Evil6), w.Name("db.corp.example", Private), w.Name("rebind.example", Private),
 		w.Record("www.shop.example. 60 IN CNAME shop.example."),
