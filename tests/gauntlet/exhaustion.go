@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ var BlackHole = netip.MustParseAddr("203.0.113.10")
 const holdFor = 300 * time.Millisecond
 
 // floodRules allow the flood and what is said after it.
-var floodRules = []string{"--mode", "enforce", "--allow", Shop.String() + ":7", "--allow", BlackHole.String() + ":80"}
+var floodRules = []string{"--mode", "enforce", "--allow", Shop.String() + ":*", "--allow", BlackHole.String() + ":80"}
 
 // flowFloodRows open flows.
 func flowFloodRows() []Row {
@@ -86,7 +87,7 @@ func flowFloodRows() []Row {
 		{
 			ID: "exhaustion/datagram-flows", Vector: "3,000 UDP flows at once, each a socket of the host", Right: "at most 1,024 at a time; the one that was quiet for longest makes room",
 			Source: "security.md 2.6", Rules: floodRules, Check: honestHeard,
-			During: func(ctx context.Context, s *Stage) { s.countSockets(ctx, "/proc/net/udp", netip.AddrPortFrom(Shop, 7)) },
+			During: func(ctx context.Context, s *Stage) { s.countSockets(ctx, netip.AddrPortFrom(Shop, 7)) },
 			Harm:   func(s *Stage) bool { return s.peak.Load() > 1100 },
 			Attack: func(a *Attacker) error {
 				var open []net.Conn
@@ -108,10 +109,9 @@ func flowFloodRows() []Row {
 		{
 			ID: "exhaustion/connections", Vector: "8,500 connections to an allowed server, all kept", Right: "8,192 are carried, the others refused at once, and counted",
 			Source: "security.md 2.6", Rules: floodRules, Record: dropped("reject-tcp-flows"), Check: honestHeard, Lacks: lacksDescriptors(20_000),
-			During: func(ctx context.Context, s *Stage) { s.countSockets(ctx, "/proc/net/tcp", netip.AddrPortFrom(Shop, 7)) },
-			Harm:   func(s *Stage) bool { return s.peak.Load() > 8200 },
+			Prepare: func(s *Stage) error { return s.openSink() }, Harm: func(s *Stage) bool { return s.peak.Load() > 8200 },
 			Attack: func(a *Attacker) error {
-				open, err := connectAll(8500)
+				open, err := connectAll(a.Args["sink"], 8500)
 				fmt.Println(len(open), "connections:", err)
 				time.Sleep(holdFor)
 				for _, c := range open {
@@ -181,13 +181,13 @@ func closeAll(fds []int) {
 }
 
 // connectAll makes n connections, some at a time, and returns those that it got, with the last error.
-func connectAll(n int) (open []net.Conn, last error) {
+func connectAll(address string, n int) (open []net.Conn, last error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			for range (n + 15) / 16 {
-				c, err := net.DialTimeout("tcp4", at(Shop, 7), patience)
+				c, err := net.DialTimeout("tcp4", address, patience)
 				mu.Lock()
 				if err == nil {
 					open = append(open, c)
@@ -213,13 +213,38 @@ func (a *Attacker) lingerAtLast() error {
 	return fmt.Errorf("not served any more after the flood: %w", err)
 }
 
-// countSockets remembers the most sockets that the host had to this server at one time.
-func (s *Stage) countSockets(ctx context.Context, table string, to netip.AddrPort) {
+// openSink opens a server of this run's own, Args["sink"], that keeps every connection and remembers the most it had.
+func (s *Stage) openSink() error {
+	ln, err := s.World.Listen(netip.AddrPortFrom(Shop, 0))
+	if err != nil {
+		return err
+	}
+	s.Defer(func() { ln.Close() })
+	s.Args["sink"] = ln.Addr().String()
+	var open atomic.Int64
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.peak.Store(max(s.peak.Load(), open.Add(1)))
+			go func() {
+				drain(c)
+				open.Add(-1)
+			}()
+		}
+	}()
+	return nil
+}
+
+// countSockets remembers the most UDP sockets that the host had to this server at one time.
+func (s *Stage) countSockets(ctx context.Context, to netip.AddrPort) {
 	a := to.Addr().As4()
 	slices.Reverse(a[:])                                        // as the kernel prints it on a little-endian machine
 	remote := []byte(fmt.Sprintf(" %X:%04X 01 ", a, to.Port())) // established
 	for ctx.Err() == nil {
-		text, _ := os.ReadFile(table)
+		text, _ := os.ReadFile("/proc/net/udp")
 		s.peak.Store(max(s.peak.Load(), int64(bytes.Count(text, remote))))
 		time.Sleep(10 * time.Millisecond)
 	}
