@@ -13,6 +13,9 @@
 // So a row that cannot hurt anybody is red, and cannot pass for a wall. [Breaks] are the opposite check: each takes one
 // stone out of weir's own source (by go build -overlay) and names the rows that have to turn red.
 //
+// Attacks that take a capability ([Row.Leaked]) run against a second weir too, built without the step that gives capabilities
+// up: what stands behind a wall is not tested by a wall that holds.
+//
 // row.go has the table's words, table.go the groups, one file per group the rows, attacker.go what attacks have in common,
-// world.go and stage.go what lies outside, runner.go the order of events, tools.go the sandboxes, matrix.go the output.
+// world.go and stage.go what lies outside, runner.go the order of events, tools.go the sandboxes, raw.go frames made by hand, wire.go who sees them outside, matrix.go the output.
 package gauntlet

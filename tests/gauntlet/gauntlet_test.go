@@ -134,4 +134,4 @@ func TestTable(t *testing.T) {
 	}
 }
 
-const wantedRows = 0
+const wantedRows = 100
