@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,11 +204,20 @@ func (b *bench) countEvents() error {
 		if err != nil {
 			return fmt.Errorf("read events: %w", err)
 		}
-		b.result.Events = &recorded{Flows: a.Flows, Recorded: bytes.Count(log, []byte(`"network-connect"`))}
+		b.result.Events = &recorded{Flows: a.Flows, Recorded: bytes.Count(log, []byte(`"event":"network-connect"`)) + suppressed(log)}
 		b.running[i], err = r.subject.startClient(b)
 		return err
 	}
 	return nil
+}
+
+// suppressed is how many network-connect events the log says that it did not write because there were too many a second.
+func suppressed(log []byte) (sum int) {
+	for _, m := range regexp.MustCompile(`"what":"events-suppressed".*"network-connect":(\d+)`).FindAllSubmatch(log, -1) {
+		n, _ := strconv.Atoi(string(m[1]))
+		sum += n
+	}
+	return sum
 }
 
 // restart puts a new instance in the place of one that failed, so that what that one is still busy with disturbs nobody.
