@@ -36,7 +36,7 @@ const (
 
 	// ownerTimeout is how long the data path waits to hear who a flow belongs to, which a program inside can make slow;
 	// fileTimeout how long for a file, which may be on a slow disk and which the user has chosen.
-	ownerTimeout = 500 * time.Millisecond
+	ownerTimeout = 2 * time.Second
 	fileTimeout  = 10 * time.Second
 )
 
