@@ -108,9 +108,6 @@ func (d *udpDoor) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 		if payload == nil {
 			payload = buffer.NewView(0) // an empty datagram is one, too
 		}
-		if n := int(header.UDP(pkt.TransportHeader().Slice()).Length()) - header.UDPMinimumSize; n < payload.Size() {
-			payload.CapLength(n) // the rest of the packet is none of the datagram (RFC 768)
-		}
 		d.quote = appendQuote(d.quote[:0], pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice(), payload.AsSlice())
 		d.table.deliver(key, payload, d.quote)
 	}
