@@ -225,7 +225,7 @@ var filterDrops = []string{
 
 // checkIdle fails when goroutines or memory stay behind after the doors that held them.
 func checkIdle(t *testing.T, idle int) {
-	const slack, maxHeap = 64, 512 << 20 // a closed door with fragments stays for a minute, see armed.verdict
+	const slack, maxHeap = 16, 512 << 20 // a closed door with fragments stays for a minute, see armed.verdict
 	for end := time.Now().Add(patience); runtime.NumGoroutine() > idle+slack; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			all := make([]byte, 1<<20)
