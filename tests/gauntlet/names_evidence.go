@@ -44,7 +44,7 @@ func evidenceRows() []Row {
 			ID: "names/spoofed-source", Vector: "a forged answer from another address overtakes the true one", Right: "only the server that was asked is heard",
 			Source: "meow-ios PR #231, RFC 5452", Rules: []string{"--allow", "{name}"},
 			Prepare: func(s *Stage) error {
-				forger, err := s.World.ListenPacket(netip.AddrPortFrom(Evil, 5353))
+				forger, err := s.World.ListenPacket(netip.AddrPortFrom(Evil, 1053))
 				if err != nil {
 					return err
 				}
