@@ -21,7 +21,7 @@ test: ## run all tests
 	$(GO) test ./...
 
 gauntlet: build ## attack weir and print what it holds (TOOL=weir,pasta,bwrap compares, ONLY=REGEXP picks rows)
-	$(GO) run ./hack/gauntlet -weir $(BIN) -tool $(or $(TOOL),weir) -only '$(ONLY)'
+	$(GO) run ./hack/gauntlet -weir $(BIN) -tool $(or $(TOOL),weir) -only '$(ONLY)' $(if $(DOCS),-docs $(DOCS))
 
 kill9: ## kill weir KILLS times (100) under a thousand flows
 	KILLS=$(or $(KILLS),100) $(GO) test ./tests -count=1 -run TestKill9 -v

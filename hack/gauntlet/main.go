@@ -2,7 +2,7 @@
 
 // Command gauntlet runs the attacks of tests/gauntlet against weir or against another sandbox and prints the matrix.
 //
-//	go run ./hack/gauntlet [-weir bin/weir] [-tool weir,none,pasta,bwrap,unshare] [-only REGEXP] [-markdown FILE]
+//	go run ./hack/gauntlet [-weir bin/weir] [-tool weir,none,pasta,bwrap,unshare] [-only REGEXP] [-docs DIR]
 //
 // Each attack is first run without any sandbox: one that fails there proves nothing and is BROKEN. The exit status is 0 if
 // weir holds every row, or if weir was not asked for. Peers have no rules of ours: what they are not made for counts as HOLE
@@ -10,14 +10,17 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -33,7 +36,7 @@ func main() {
 	tools := flag.String("tool", "weir", "what to attack: weir, none, pasta, bwrap, unshare; several with commas")
 	only := flag.String("only", "", "run the rows whose ID this `REGEXP` matches")
 	atATime := flag.Int("parallel", 2, "rows at a time")
-	markdown := flag.String("markdown", "", "also write the matrix to `FILE`")
+	docs := flag.String("docs", "", "write the matrix to docs/gauntlet.md and its sums to README.md below `DIR`")
 	list := flag.Bool("list", false, "print the table and run nothing")
 	flag.Parse()
 	if *list {
@@ -62,8 +65,8 @@ func main() {
 		fmt.Print(gauntlet.Text(c))
 		green = green && (c.Tool != "weir" || c.Green())
 	}
-	if *markdown != "" {
-		exitIf(os.WriteFile(*markdown, []byte(gauntlet.Markdown(columns)), 0o644))
+	if *docs != "" {
+		exitIf(writeDocs(*docs, columns))
 	}
 	fmt.Print("\n", gauntlet.Summary(columns))
 	if !green {
@@ -101,6 +104,43 @@ func attack(dir string, tools []string, weir string, only *regexp.Regexp, atATim
 		columns = append(columns, gauntlet.Column{Tool: name, Results: results})
 	}
 	return columns, nil
+}
+
+// The lines of README.md between which the sums stand.
+const begin, end = "<!-- gauntlet -->\n", "<!-- end of gauntlet -->\n"
+
+// writeDocs writes the page with the whole matrix, and the sums into the README.
+func writeDocs(dir string, columns []gauntlet.Column) error {
+	page := fmt.Sprintf("# The gauntlet\n\nWritten by `make gauntlet DOCS=.` on %s: %s. What each word means is in `tests/gauntlet`; that a peer\ndoes not hold what it was not made for is no fault of it.\n\n%s%s",
+		time.Now().UTC().Format(time.DateOnly), versions(columns), gauntlet.Summary(columns), gauntlet.Markdown(columns))
+	if err := os.WriteFile(filepath.Join(dir, "docs", "gauntlet.md"), []byte(page), 0o644); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "README.md")
+	readme, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(readme), begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		return errors.New("README.md has no place for the sums")
+	}
+	return os.WriteFile(path, []byte(before+begin+gauntlet.Summary(columns)+end+after), 0o644)
+}
+
+// versions says what was attacked, where, and as whom.
+func versions(columns []gauntlet.Column) string {
+	kernel, _ := exec.Command("uname", "-sr").Output()
+	list := []string{strings.TrimSpace(string(kernel)), fmt.Sprintf("uid %d", os.Getuid())}
+	for _, c := range columns {
+		if c.Tool == "none" || c.Tool == "weir" {
+			continue
+		}
+		out, _ := exec.Command("dpkg-query", "--show", "--showformat=${Package} ${Version}", map[string]string{"pasta": "passt", "bwrap": "bubblewrap", "unshare": "util-linux"}[c.Tool]).Output()
+		list = append(list, strings.TrimSpace(string(out)))
+	}
+	return strings.Join(list, ", ")
 }
 
 func exitIf(err error) {
