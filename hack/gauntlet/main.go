@@ -37,11 +37,14 @@ func main() {
 	only := flag.String("only", "", "run the rows whose ID this `REGEXP` matches")
 	atATime := flag.Int("parallel", 2, "rows at a time")
 	docs := flag.String("docs", "", "write the matrix to docs/gauntlet.md and its sums to README.md below `DIR`")
-	list := flag.Bool("list", false, "print the table and run nothing")
+	list := flag.Bool("list", false, "print the table and the bypasses of others that it tries, and run nothing")
 	flag.Parse()
 	if *list {
 		for _, r := range gauntlet.Rows() {
 			fmt.Printf("%s\t%s\t%s\t%s\n", r.ID, r.Vector, r.Right, r.Source)
+		}
+		for _, b := range gauntlet.Bypasses() {
+			fmt.Printf("%s: %s\t%s\n", b.Where, b.What, strings.Join(b.Rows(), " "))
 		}
 		return
 	}

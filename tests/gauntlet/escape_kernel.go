@@ -59,25 +59,31 @@ func kernelRows() []Row {
 			Source: "sandbox-runtime README (ia32)", Lacks: lacksIA32,
 			Attack: func(*Attacker) error { return runProgram386() },
 		},
-		{
-			ID: "escape/tiocsti", Vector: "type into the user's terminal", Right: "the ioctl is refused",
-			Source: "CVE-2017-5226 (bubblewrap)", Lacks: func() string {
-				if b, err := os.ReadFile("/proc/sys/dev/tty/legacy_tiocsti"); err == nil && bytes.HasPrefix(b, []byte("0")) {
-					return "TIOCSTI, which the kernel's setting turns off"
-				}
-				return ""
-			},
-			Prepare: withTerminal,
-			Attack: func(a *Attacker) error {
-				for _, c := range []byte(a.Token + "\n") {
-					if err := errnoOf(unix.SYS_IOCTL, 0, unix.TIOCSTI, pointer(&c)); err != nil {
-						return err
-					}
-				}
-				return nil
-			},
-			Harm: func(s *Stage) bool { return bytes.Contains(s.typed(), []byte(s.Token)) },
+		typing("tiocsti", "type into the user's terminal", "CVE-2017-5226 (bubblewrap)", unix.TIOCSTI),
+		typing("tiocsti-high-bits", "the same with bits set that the kernel does not read, but a filter compares", "CVE-2019-10063 (flatpak)", unix.TIOCSTI|1<<32),
+	}
+}
+
+// typing is an attack by an ioctl that puts what it is given into the terminal's input.
+func typing(name, vector, source string, request uint64) Row {
+	return Row{
+		ID: "escape/" + name, Vector: vector, Right: "the ioctl is refused", Source: source,
+		Lacks: func() string {
+			if b, err := os.ReadFile("/proc/sys/dev/tty/legacy_tiocsti"); err == nil && bytes.HasPrefix(b, []byte("0")) {
+				return "TIOCSTI, which the kernel's setting turns off"
+			}
+			return ""
 		},
+		Prepare: withTerminal,
+		Attack: func(a *Attacker) error {
+			for _, c := range []byte(a.Token + "\n") {
+				if err := errnoOf(unix.SYS_IOCTL, 0, uintptr(request), pointer(&c)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Harm: func(s *Stage) bool { return bytes.Contains(s.typed(), []byte(s.Token)) },
 	}
 }
 

@@ -24,7 +24,7 @@ func (s *Stage) dirs(names ...string) (path string, err error) {
 
 // keptHome is where weir keeps what the program of a run without a home of its own would find in HOME.
 func (s *Stage) keptHome() (string, error) {
-	if !s.Inside {
+	if s.Weir == "" {
 		return s.dirs("home")
 	}
 	return s.dirs("data/weir/apps/gauntlet/home")

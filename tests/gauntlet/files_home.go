@@ -23,7 +23,7 @@ func homeRows() []Row {
 			ID: "files/planted-link", Vector: "leave a symbolic link where weir writes a settings file at the next start", Right: "weir follows no link in the home",
 			Source: "security.md 2.5",
 			Prepare: func(s *Stage) error {
-				if s.Inside {
+				if s.Weir != "" {
 					if err := s.inHome(".npmrc", "fund=false\n"); err != nil {
 						return err
 					}
@@ -54,7 +54,7 @@ func homeRows() []Row {
 		{
 			ID: "files/planted-fifo", Vector: "leave a FIFO in place of a settings file, on which the next start would wait for ever", Right: "the file is made anew",
 			Prepare: func(s *Stage) error {
-				if s.Inside {
+				if s.Weir != "" {
 					if err := s.inHome(".npmrc", "fund=false\n"); err != nil {
 						return err
 					}

@@ -134,4 +134,13 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestBypasses: what was reported of others is tried here.
+func TestBypasses(t *testing.T) {
+	for _, b := range Bypasses() {
+		if len(b.Rows()) == 0 {
+			t.Errorf("no row has %q (%s) as its source", b.Where, b.What)
+		}
+	}
+}
+
 const wantedRows = 100

@@ -5,5 +5,5 @@ package gauntlet
 import "slices"
 
 func processRows() []Row {
-	return slices.Concat(descriptorRows(), streamRows(), procRows(), influenceRows(), environmentRows(), lifeRows())
+	return slices.Concat(descriptorRows(), streamRows(), procRows(), influenceRows(), environmentRows(), lifeRows(), outwardRows())
 }

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -45,11 +47,26 @@ func lifeRows() []Row {
 				syscall.Kill(s.Pid, syscall.SIGKILL)
 			},
 			Attack: (*Attacker).talkOn,
-			Harm: func(s *Stage) bool {
-				killed, _ := strconv.ParseInt(s.Args["killed"], 10, 64)
-				return s.World.lastWord(s.Token) > killed+afterlife.Milliseconds()
-			},
+			Harm:   spokeAfterKill,
 		},
+		{
+			ID: "processes/unjudged", Vector: "go on sending when the process that judges it has died", Right: "the program is killed, nothing goes past",
+			Source: "security.md 0.5; harden-runner (bestax #487)", Rules: mayTalk, Settle: 2 * afterlife,
+			During: func(ctx context.Context, s *Stage) {
+				soon(func() bool { return ctx.Err() != nil || s.World.Heard(s.Token) })
+				s.Args["killed"] = strconv.FormatInt(time.Now().UnixMilli(), 10)
+				if pid := childNamed(s.Pid, "weir-datapath"); pid > 0 {
+					syscall.Kill(pid, syscall.SIGKILL)
+				}
+			},
+			Attack: (*Attacker).talkOn, Harm: spokeAfterKill,
+		},
+	}
+}
+
+// outwardRows reach for processes and terminals of the host by the names they have for everybody.
+func outwardRows() []Row {
+	return []Row{
 		{
 			ID: "processes/signal", Vector: "kill a process of the host", Right: "there is no such process",
 			Source: "security.md 2.5", Prepare: withVictim,
@@ -94,6 +111,28 @@ func lifeRows() []Row {
 			},
 		},
 	}
+}
+
+// spokeAfterKill is a Harm: somebody was told a time that lies well behind that of the kill.
+func spokeAfterKill(s *Stage) bool {
+	killed, err := strconv.ParseInt(s.Args["killed"], 10, 64)
+	return err == nil && s.World.lastWord(s.Token) > killed+afterlife.Milliseconds()
+}
+
+// childNamed returns the child of a process that calls itself so, 0 if there is none.
+func childNamed(parent int, name string) int {
+	found, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+	for _, path := range found {
+		list, _ := os.ReadFile(path)
+		for _, word := range strings.Fields(string(list)) {
+			cmdline, _ := os.ReadFile("/proc/" + word + "/cmdline")
+			if first, _, _ := strings.Cut(string(cmdline), "\x00"); first == name {
+				pid, _ := strconv.Atoi(word)
+				return pid
+			}
+		}
+	}
+	return 0
 }
 
 // parentVariable tells a daemon who started it.

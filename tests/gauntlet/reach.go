@@ -128,10 +128,20 @@ func (a *Attacker) scanGateway() error {
 		return err
 	}
 	ports := []uint16{1, 22, 80, 443, 445, 1080, 2375, 2376, 3000, 3128, 5000, 6443, 7007, 7009, 7777, 8000, 8001, 8080, 8443, 9000, 9090, 10250, 44444}
-	found := errors.New("nothing listens")
+	answered := make(chan error, len(ports))
 	for _, p := range ports {
-		if a.tellTCP(at(g, p)) == nil {
-			found = nil
+		go func() { answered <- a.tellTCP(at(g, p)) }()
+	}
+	// What takes a connection and says nothing is not worth the whole of patience.
+	late, found := time.After(patience/5), errors.New("nothing answers")
+	for range ports {
+		select {
+		case err := <-answered:
+			if err == nil {
+				found = nil
+			}
+		case <-late:
+			return found
 		}
 	}
 	return found

@@ -175,7 +175,7 @@ func (r *Runner) leaky() (Tool, error) {
 
 // control runs the attack where nothing is to hold it, and says why it nevertheless failed.
 func (r *Runner) control(row Row, where string, tool Tool, rules []string) string {
-	s, err := r.stage(row, tool.Name != "none")
+	s, err := r.stage(row, tool)
 	if err != nil {
 		return err.Error()
 	}
@@ -191,7 +191,7 @@ func (r *Runner) control(row Row, where string, tool Tool, rules []string) strin
 
 // attack runs it in the sandbox.
 func (r *Runner) attack(row Row, tool Tool) (Outcome, string) {
-	s, err := r.stage(row, true)
+	s, err := r.stage(row, tool)
 	if err != nil {
 		return Broken, err.Error()
 	}
@@ -228,8 +228,8 @@ func (r *Runner) attack(row Row, tool Tool) (Outcome, string) {
 	return Held, ""
 }
 
-func (r *Runner) stage(row Row, inside bool) (*Stage, error) {
-	s, err := newStage(r.World, r.dir, inside)
+func (r *Runner) stage(row Row, tool Tool) (*Stage, error) {
+	s, err := newStage(r.World, r.dir, tool)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +267,6 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 	if err != nil {
 		return err
 	}
-	s.Weir = tool.path
 	cmd := tool.command(r, s, s.fill(rules), []string{r.self, attackWord, string(told)})
 	home := filepath.Join(s.Dir, "home")
 	if err := os.MkdirAll(home, 0o755); err != nil {
@@ -298,9 +297,7 @@ func (r *Runner) run(s *Stage, row Row, tool Tool, rules []string) error {
 		return fmt.Errorf("start %s: %w", tool.Name, err)
 	}
 	s.Pid = cmd.Process.Pid
-	if s.Neighbour != "" {
-		s.Defer(func() { syscall.Kill(-s.Pid, syscall.SIGKILL) })
-	}
+	s.Defer(func() { syscall.Kill(-s.Pid, syscall.SIGKILL) }) // what the sandbox, or its neighbour, left behind
 	defer s.during(row)()
 	late := time.AfterFunc(attackTimeout, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	err = cmd.Wait()

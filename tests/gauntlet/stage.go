@@ -55,10 +55,10 @@ type Stage struct {
 	deferred []func()
 }
 
-func newStage(w *World, dir string, inside bool) (*Stage, error) {
+func newStage(w *World, dir string, tool Tool) (*Stage, error) {
 	b := make([]byte, 8)
 	rand.Read(b)
-	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}, Inside: inside}
+	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}, Inside: tool.Name != "none", Weir: tool.path}
 	var err error
 	if s.Dir, err = os.MkdirTemp(dir, "stage-"); err != nil {
 		return nil, fmt.Errorf("set stage: %w", err)
