@@ -71,7 +71,7 @@ func cutRows() []Row {
 			Harm: Heard, Record: []string{mismatch + " sni=sibling.example"},
 		},
 		{
-			ID: "names/hello-records", Vector: "the same, one octet per TLS record", Right: "records are joined before anything is read",
+			ID: "names/hello-records", Vector: "the same, over TLS records of 16 octets", Right: "records are joined before anything is read",
 			Source: "DPYProxy #2", Rules: shopOnly, Lifted: siblingToo,
 			Attack: func(a *Attacker) error {
 				c, err := a.atShop(443)

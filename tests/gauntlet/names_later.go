@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"time"
 )
 
 // laterRows turn to TLS, or say a second hello, after the flow was judged.
@@ -90,6 +91,32 @@ func behindRows() []Row {
 				return a.sayAtShop(443, slices.Concat(records(first, oneRecord), records(second, oneRecord)))
 			},
 			Harm: Heard, Record: []string{mismatch},
+		},
+		{
+			ID: "names/hello-in-record", Vector: "both hellos in one record, where the second has no header to be known by", Right: "denied",
+			Source: "the gauntlet", Rules: shopOnly, Lifted: shopAddressToo,
+			Attack: func(a *Attacker) error {
+				first, second := clientHello(serverName("shop.example"), modern()), clientHello(serverName("sibling.example"), modern(), alpn(a.Token))
+				return a.sayAtShop(443, records(slices.Concat(first, second), oneRecord))
+			},
+			Harm: Heard, Record: []string{malformed},
+		},
+		{
+			ID: "names/hello-open-record", Vector: "a hello of another name in a record that says that it goes on, and waits", Right: "judged when the hello is whole, not when the record is",
+			Source: "the gauntlet", Rules: shopOnly, Lifted: shopAddressToo,
+			Attack: func(a *Attacker) error {
+				raw := records(clientHello(serverName("sibling.example"), alpn(a.Token)), oneRecord)
+				raw[4]++
+				c, err := a.atShop(443)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, err = c.Write(raw)
+				time.Sleep(moment)
+				return err
+			},
+			Harm: Heard, Record: []string{mismatch + " sni=sibling.example"},
 		},
 		{
 			ID: "names/hello-behind-request", Vector: "an HTTP request that asks for TLS (RFC 2817), the hello in the same segment", Right: "what lies behind the head is read as well",
