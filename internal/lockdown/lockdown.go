@@ -19,7 +19,7 @@ var ErrNoSeccomp = errors.New("system call filters cannot be installed")
 // has it, "landlock:N" with N the version of Landlock's ABI that is in force. The files and sockets that are open stay
 // usable. On an error the process is locked in part and must not go on.
 func DataPath() (held []string, err error) {
-	time.Now().Zone() // reads the host's time zone, which could not be read later
+	_, _ = time.Now().Zone() // reads the host's time zone, which could not be read later
 	info, err := archInfo()
 	if err != nil {
 		return nil, err
