@@ -26,7 +26,9 @@ func TestProtect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for link, to := range map[string]string{"project/link.yaml": "elsewhere/p.yaml", "alias": "project"} {
+	for link, to := range map[string]string{
+		"project/link.yaml": "elsewhere/p.yaml", "project/out": "elsewhere", "alias": "project", "elsewhere/in.yaml": "project/weir.yaml",
+	} {
 		if err := os.Symlink(in(to), in(link)); err != nil {
 			t.Fatal(err)
 		}
@@ -35,6 +37,7 @@ func TestProtect(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", in("home/.config"))
 	t.Setenv("XDG_DATA_HOME", in("home/.local/share"))
 	project := sandbox.Share{Host: in("project"), Inside: "/src"}
+	weirs := []string{"/h/.config/weir", "/h/.local/share/weir", "/h/.local/state/weir"}
 	readOnly := project
 	readOnly.ReadOnly = true
 	for _, c := range []struct {
@@ -48,15 +51,20 @@ func TestProtect(t *testing.T) {
 		{"nothing of weir's", runFlags{policyFile: in("elsewhere/p.yaml"), events: in("elsewhere/ev")}, project, nil, nil, false},
 		{"the policy", runFlags{policyFile: in("project/weir.yaml")}, project, []string{"/src/weir.yaml*"}, nil, false},
 		{"by another name", runFlags{policyFile: in("alias/weir.yaml")}, project, []string{"/src/weir.yaml*"}, nil, false},
-		{"deeper", runFlags{policyFile: in("project/conf/weir/p.yaml")}, project, []string{"/src/conf/weir/p.yaml*", "/src/conf/weir", "/src/conf"}, nil, false},
+		{"deeper", runFlags{policyFile: in("project/conf/weir/p.yaml")}, project, []string{"/src/conf", "/src/conf/weir", "/src/conf/weir/p.yaml*"}, nil, false},
 		{"a share that is a link", runFlags{policyFile: in("project/weir.yaml")}, sandbox.Share{Host: in("alias"), Inside: "/src"}, []string{"/src/weir.yaml*"}, nil, false},
+		{"a link from elsewhere", runFlags{policyFile: in("elsewhere/in.yaml")}, project, []string{"/src/weir.yaml*"}, nil, false},
+		{"a policy behind a directory that is a link", runFlags{policyFile: in("project/out/p.yaml")}, project, nil, nil, true},
+		{"an event log behind such a directory", runFlags{events: in("project/out/ev")}, project, nil, nil, true},
+		{"a learned policy behind such a directory", runFlags{learn: in("project/out/l.yaml")}, project, nil, nil, true},
 		{"a policy that is a link", runFlags{policyFile: in("project/link.yaml")}, project, nil, nil, true},
 		{"the event log", runFlags{events: in("project/ev")}, project, nil, nil, true},
 		{"the event log, to be", runFlags{events: in("alias/conf/ev")}, project, nil, nil, true},
 		{"the learned policy", runFlags{learn: in("project/l.yaml")}, project, nil, nil, true},
 		{"events by descriptor", runFlags{events: "fd:3"}, project, nil, nil, false},
 		{"all in a share that is read-only", runFlags{policyFile: in("project/weir.yaml"), events: in("project/ev")}, readOnly, nil, nil, false},
-		{"a share of the home", runFlags{}, sandbox.Share{Host: in("home"), Inside: "/h", ReadOnly: true}, nil, []string{"/h/.local/state/weir"}, false},
+		{"a share of the home", runFlags{}, sandbox.Share{Host: in("home"), Inside: "/h", ReadOnly: true}, nil, weirs, false},
+		{"a share of the home, writable", runFlags{}, sandbox.Share{Host: in("home"), Inside: "/h"}, []string{"/h/.config", "/h/.local", "/h/.local/share", "/h/.local/state"}, weirs, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &plan{runFlags: c.flags}
@@ -68,16 +76,52 @@ func TestProtect(t *testing.T) {
 				return
 			}
 			var covered []string
-			for _, s := range shares[1:] {
+			for _, s := range shares {
+				if s == c.share {
+					continue
+				}
 				if s.ReadOnly {
 					s.Inside += "*"
 				}
 				covered = append(covered, s.Inside)
 			}
 			slices.Sort(hidden)
+			slices.Sort(covered)
+			covered = slices.Compact(covered)
 			if !slices.Equal(covered, c.covered) || !slices.Equal(hidden, c.hidden) {
 				t.Errorf("covered %q, hidden %q; want %q and %q", covered, hidden, c.covered, c.hidden)
 			}
 		})
+	}
+}
+
+// What is not there cannot be covered: weir's own directories are made before the share is shown.
+func TestProtectMakesWhatItHides(t *testing.T) {
+	home := t.TempDir()
+	for variable, below := range map[string]string{"XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config", "XDG_DATA_HOME": "data"} {
+		t.Setenv(variable, filepath.Join(home, below))
+	}
+	for _, dryRun := range []bool{true, false} {
+		p := &plan{runFlags: runFlags{dryRun: dryRun}}
+		if _, _, err := p.protect([]sandbox.Share{{Host: home, Inside: home}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(home, "config/weir")); (err == nil) == dryRun {
+			t.Errorf("dry run %v: %v", dryRun, err)
+		}
+	}
+}
+
+// A share that was asked for read-only is not made writable by what pins the directories in another one.
+func TestPinsComeFirst(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(home, "config"))
+	shares := []sandbox.Share{{Host: home, Inside: home}, {Host: filepath.Join(home, "config"), Inside: filepath.Join(home, "config"), ReadOnly: true}}
+	protected, _, err := (&plan{}).protect(shares)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := protected[len(protected)-1]; last != shares[1] {
+		t.Errorf("the last mount is %+v", last)
 	}
 }

@@ -88,6 +88,11 @@ func (p *plan) buildSpec() error {
 		if err != nil {
 			return err
 		}
+		for _, dir := range own {
+			if err := p.makeOwn(dir); err != nil {
+				return err
+			}
+		}
 		p.spec.Hide = append(p.spec.Hide, own...)
 	}
 	if p.learn != "" {

@@ -10,7 +10,7 @@ import (
 )
 
 func fileRows() []Row {
-	return slices.Concat(secretRows(), socketRows(), shownSocketRows(), writeRows(), readOnlyRows(), boundaryRows(), homeRows(), ownRows())
+	return slices.Concat(secretRows(), socketRows(), shownSocketRows(), writeRows(), readOnlyRows(), boundaryRows(), homeRows(), ownRows(), plantRows())
 }
 
 // dirs makes directories below the stage's and returns the path of the last.
