@@ -17,6 +17,10 @@ const (
 	maxFragments  = 64
 	maxIncomplete = 64
 
+	// fragmentQuiet is when an incomplete datagram makes room for another, should there be none: a kernel sends the fragments
+	// one behind the other, so a link that lost one in a burst brings no more of the others either.
+	fragmentQuiet = 100 * time.Millisecond
+
 	// fragmentTimeout4 and fragmentTimeout6 are when gVisor gives an incomplete datagram up (RFC 791 section 3.2, RFC 8200
 	// section 4.5).
 	fragmentTimeout4 = 30 * time.Second
@@ -25,12 +29,13 @@ const (
 
 const (
 	dropFragments  = "drop-fragments"      // more than maxFragments of one datagram
-	dropIncomplete = "drop-fragment-table" // more than maxIncomplete datagrams
+	dropIncomplete = "drop-fragment-table" // more than maxIncomplete datagrams at one time
 )
 
 // fragments counts the fragments that were handed to the stack and not yet made whole. The read loop owns it. A datagram
-// whose fragments do not fit together is forgotten by the stack at once and here only when its time is up: that bounds too
-// much, never too little.
+// whose fragments do not fit together is forgotten by the stack at once and here only when its time is up. One that made
+// room here stays in the stack, and what comes of it later is counted anew: then only the stack's bound on octets, which
+// counts what each fragment costs beside its own, holds the number of its fragments, and [fragmentQuiet] how fast it grows.
 type fragments struct {
 	now   func() time.Time
 	parts map[fragmentKey]*incomplete
@@ -45,7 +50,8 @@ type fragmentKey struct {
 
 type incomplete struct {
 	seen  []piece
-	whole int // octets of the whole, 0 before the last fragment
+	whole int       // octets of the whole, 0 before the last fragment
+	last  time.Time // when the latest fragment came
 	until time.Time
 }
 
@@ -93,7 +99,7 @@ func (t *fragments) check(frame []byte) string {
 		p = nil
 	}
 	if p == nil {
-		if len(t.parts) >= maxIncomplete && !t.expire(now) {
+		if len(t.parts) >= maxIncomplete && !t.makeRoom(now) {
 			return dropIncomplete
 		}
 		p = &incomplete{until: now.Add(f.timeout)}
@@ -102,7 +108,7 @@ func (t *fragments) check(frame []byte) string {
 	if len(p.seen) >= maxFragments {
 		return dropFragments
 	}
-	p.seen = append(p.seen, piece{f.offset, f.offset + f.size})
+	p.seen, p.last = append(p.seen, piece{f.offset, f.offset + f.size}), now
 	if !f.more {
 		p.whole = f.offset + f.size
 	}
@@ -112,11 +118,11 @@ func (t *fragments) check(frame []byte) string {
 	return ""
 }
 
-// expire forgets what the stack has given up, and reports whether there was any.
-func (t *fragments) expire(now time.Time) bool {
+// makeRoom forgets the datagrams that get no fragments any more, and reports whether there were any.
+func (t *fragments) makeRoom(now time.Time) bool {
 	before := len(t.parts)
 	for k, p := range t.parts {
-		if !now.Before(p.until) {
+		if now.Sub(p.last) >= fragmentQuiet {
 			delete(t.parts, k)
 		}
 	}
