@@ -71,8 +71,11 @@ func (l *limiter) allow(e *Event) bool {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	first := l.known.add(about)
-	return b.all.AllowN(now, 1) || first && b.first.AllowN(now, 1)
+	if !b.all.AllowN(now, 1) && (l.known.has(about) || !b.first.AllowN(now, 1)) {
+		return false // about what is not written nobody knows: the next event is the first one still
+	}
+	l.known.add(about)
+	return true
 }
 
 // subject is what an event is about, to tell the first one from the others.
@@ -109,16 +112,20 @@ type known struct {
 	new, old map[uint64]struct{}
 }
 
-// add reports whether the subject is new.
-func (k *known) add(s subject) bool {
+func (k *known) has(s subject) bool {
+	h := maphash.Comparable(k.seed, s)
+	_, now := k.new[h]
+	_, before := k.old[h]
+	return now || before
+}
+
+func (k *known) add(s subject) {
 	h := maphash.Comparable(k.seed, s)
 	if _, ok := k.new[h]; ok {
-		return false
+		return
 	}
-	_, before := k.old[h]
 	if k.new == nil || len(k.new) >= maxKnown {
 		k.old, k.new = k.new, make(map[uint64]struct{})
 	}
 	k.new[h] = struct{}{}
-	return !before
 }

@@ -102,6 +102,29 @@ func TestFloodDisplacesNothing(t *testing.T) {
 	})
 }
 
+// A first event that came when even the reserve was used up does not count as written: the next one has a chance again.
+func TestFirstIsWrittenLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, path := flood(t, 0)
+		for i := range DeniedBurst + FirstBurst {
+			l.Emit(denial(fmt.Sprintf("h%d.example", i), 443))
+		}
+		l.Emit(denial("first.example", 443))
+		time.Sleep(time.Second)
+		for range DeniedRate {
+			l.Emit(denial("h1.example", 443))
+		}
+		l.Emit(denial("first.example", 443))
+		l.Emit(denial("first.example", 443))
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if written, suppressed, _ := countLines(readFile(t, path)); written["first.example"] != 1 || suppressed[KindConnect] != 2 {
+			t.Errorf("%d written, %d suppressed", written["first.example"], suppressed[KindConnect])
+		}
+	})
+}
+
 // The reserve is bounded: a scan of destinations is a flood too.
 func TestFloodOfFirsts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
