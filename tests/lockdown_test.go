@@ -3,13 +3,17 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestLockedDown reads what the kernel says of a running data path, on each of its threads, and of its launcher.
@@ -42,6 +46,33 @@ func TestLockedDown(t *testing.T) {
 		}
 		if uid := os.Geteuid(); uid != 0 && info.Sys().(*syscall.Stat_t).Uid == uint32(uid) {
 			t.Errorf("process %d can be looked into by its user", pid)
+		}
+	}
+}
+
+// TestDataPathInheritsNothing: what weir was started with open stays with the launcher.
+func TestDataPathInheritsNothing(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if _, err := unix.FcntlInt(dir.Fd(), unix.F_SETFD, 0); err != nil {
+		t.Fatal(err)
+	}
+	r := startReady(t, "weir", "run", "-q", "--", "sh", "-c", "echo ready; exec sleep 1000")
+	pid := dataPathOf(t, r.cmd.Process.Pid)
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skip("this user cannot look into the data path")
+	}
+	if err != nil || len(fds) < 3 {
+		t.Fatalf("descriptors of the data path: %v, %v", fds, err)
+	}
+	for _, fd := range fds {
+		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name()))
+		if to == dir.Name() {
+			t.Errorf("the data path has %s open", to)
 		}
 	}
 }

@@ -127,6 +127,9 @@ func (l *launch) startDataPath() error {
 	}
 	defer remote.Close()
 	l.control = control
+	if err := keepFiles(); err != nil {
+		return err
+	}
 	l.dataPath = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{dataPathName},
 		Env:    []string{"GOTRACEBACK=" + os.Getenv("GOTRACEBACK")},
@@ -139,6 +142,21 @@ func (l *launch) startDataPath() error {
 	if err := <-started; err != nil {
 		l.dataPath = nil
 		return fmt.Errorf("start data path: %w", err)
+	}
+	return nil
+}
+
+// keepFiles marks all that weir was started with, but for 0, 1 and 2, as its own: the data path, which is to have no file
+// of the host's, and the helpers that map ids would inherit it.
+func keepFiles() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("list open files: %w", err)
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
 	}
 	return nil
 }
