@@ -31,10 +31,12 @@ const (
 	// maxErrand bounds one question or answer in octets; a command line is the largest thing in it.
 	maxErrand = 16 << 10
 
-	// maxErrands bounds the questions that wait for an answer; what is over is answered with no.
+	// maxErrands bounds the questions that wait for an answer; what is over is answered with no. maxOwners of them may be
+	// about flows, which wait for their turn: a flood of flows takes no turn from the log and the resolver's files.
 	maxErrands = 64
+	maxOwners  = 48
 
-	// ownerTimeout is how long the data path waits to hear who a flow belongs to, which a program inside can make slow;
+	// ownerTimeout is how long the data path waits to hear who a flow belongs to, the wait for its turn included, which a program inside can make slow;
 	// fileTimeout how long for a file, which may be on a slow disk and which the user has chosen.
 	ownerTimeout = 2 * time.Second
 	fileTimeout  = 10 * time.Second
@@ -174,10 +176,18 @@ type errands struct {
 	conn  *controlConn
 	limit *rate.Limiter // questions that the launcher would not look into need not be asked
 
+	owners chan struct{} // a token for each question about a flow, from before it is sent until its answer comes
+
 	mu      sync.Mutex
 	serial  uint64
-	waiting map[uint64]chan<- errandResult // nil for those that nobody waits for any more
-	failed  error                          // why there are no answers any more
+	waiting map[uint64]waiter
+	failed  error // why there are no answers any more
+}
+
+// waiter is who waits for an answer.
+type waiter struct {
+	answer chan<- errandResult // nil when nobody waits any more
+	owner  bool                // it has a token of owners
 }
 
 type errandResult struct {
@@ -197,7 +207,7 @@ func newErrands(f *os.File) (*errands, error) {
 		return nil, err
 	}
 	e := &errands{
-		conn: conn, waiting: make(map[uint64]chan<- errandResult),
+		conn: conn, waiting: make(map[uint64]waiter), owners: make(chan struct{}, maxOwners),
 		limit: rate.NewLimiter(attribution.LookupsPerSecond, attribution.LookupBurst),
 	}
 	go e.receive()
@@ -209,7 +219,15 @@ func (e *errands) owner(network string, src, dst netip.AddrPort) *event.Process 
 	if !e.limit.Allow() {
 		return nil
 	}
-	r, err := e.ask(errand{Network: network, Src: src, Dst: dst}, ownerTimeout)
+	start := time.Now()
+	turn := time.NewTimer(ownerTimeout)
+	defer turn.Stop()
+	select {
+	case e.owners <- struct{}{}:
+	case <-turn.C:
+		return nil
+	}
+	r, err := e.ask(errand{Network: network, Src: src, Dst: dst}, ownerTimeout-time.Since(start))
 	closeAll(r.files)
 	if err != nil || r.answer.PID == 0 {
 		return nil
@@ -270,8 +288,9 @@ func (e *errands) ask(q errand, timeout time.Duration) (errandResult, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, waits := e.waiting[serial]; waits {
-		e.waiting[serial] = nil
+	if w, waits := e.waiting[serial]; waits {
+		w.answer = nil
+		e.waiting[serial] = w
 		return errandResult{}, errNoErrand
 	}
 	r, ok := <-answer // it came at the last moment
@@ -282,9 +301,15 @@ func (e *errands) ask(q errand, timeout time.Duration) (errandResult, error) {
 }
 
 // post sends the question. The socket holds more than all the questions that may be open, so this does not block.
-func (e *errands) post(q errand, answer chan<- errandResult) (uint64, error) {
+func (e *errands) post(q errand, answer chan<- errandResult) (serial uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	w := waiter{answer, q.Network != ""}
+	defer func() {
+		if err != nil {
+			e.done(w)
+		}
+	}()
 	if e.failed != nil {
 		return 0, e.failed
 	}
@@ -296,8 +321,15 @@ func (e *errands) post(q errand, answer chan<- errandResult) (uint64, error) {
 	if err := e.conn.send(q); err != nil {
 		return 0, err
 	}
-	e.waiting[q.Serial] = answer
+	e.waiting[q.Serial] = w
 	return q.Serial, nil
+}
+
+// done gives the token back of a question that is no longer open.
+func (e *errands) done(w waiter) {
+	if w.owner {
+		<-e.owners
+	}
 }
 
 // receive hands each answer to who waits for it.
@@ -320,12 +352,16 @@ func (e *errands) receive() {
 func (e *errands) deliver(r errandResult) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	to := e.waiting[r.answer.Serial]
-	delete(e.waiting, r.answer.Serial)
-	if to == nil {
+	w, waits := e.waiting[r.answer.Serial]
+	if !waits {
 		return false
 	}
-	to <- r
+	delete(e.waiting, r.answer.Serial)
+	e.done(w)
+	if w.answer == nil {
+		return false
+	}
+	w.answer <- r
 	return true
 }
 
@@ -333,9 +369,10 @@ func (e *errands) fail(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.failed = err
-	for _, to := range e.waiting {
-		if to != nil {
-			close(to)
+	for _, w := range e.waiting {
+		e.done(w)
+		if w.answer != nil {
+			close(w.answer)
 		}
 	}
 	clear(e.waiting)

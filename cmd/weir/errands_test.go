@@ -157,3 +157,47 @@ func TestErrandsUnanswered(t *testing.T) {
 		t.Errorf("without a launcher: %+v", p)
 	}
 }
+
+// A flood of flows waits for its turn, and takes none from files.
+func TestErrandsOfAFlood(t *testing.T) {
+	e, launcher := errandPair(t)
+	e.limit = rate.NewLimiter(rate.Inf, 0)
+	found := make(chan *event.Process)
+	const flows = 4 * maxErrands
+	for range flows {
+		go func() { found <- e.owner("tcp", somewhere, somewhere) }()
+	}
+	var asked []errand
+	next := func() {
+		t.Helper()
+		var q errand
+		if _, err := launcher.receive(&q); err != nil {
+			t.Fatal(err)
+		}
+		asked = append(asked, q)
+	}
+	for range maxOwners {
+		next()
+	}
+	opened := make(chan error)
+	go func() { _, err := e.open("/etc/hosts"); opened <- err }()
+	if next(); asked[maxOwners].File == "" {
+		t.Errorf("more than %d flows were asked for at once", maxOwners)
+	}
+	for answered := range flows + 1 {
+		if answered == len(asked) {
+			next()
+		}
+		if err := launcher.send(errandAnswer{Serial: asked[answered].Serial, PID: 7, Error: "no such file"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range flows {
+		if p := <-found; p == nil || p.PID != 7 {
+			t.Fatalf("owner %+v", p)
+		}
+	}
+	if err := <-opened; err == nil || err.Error() != "no such file" {
+		t.Errorf("open: %v", err)
+	}
+}
