@@ -5,6 +5,7 @@ package sandbox
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -124,8 +125,12 @@ const anything = 0
 func (r root) hideAll(paths []string, only uint32) error {
 	for _, name := range paths {
 		fd, err := r.resolve(name, unix.O_PATH)
-		if err != nil {
+		switch err {
+		case nil:
+		case unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP:
 			continue
+		default:
+			return &SetupError{Step: StepMount, Path: name, Err: fmt.Errorf("hide: %w", err)}
 		}
 		if err := r.hide(fd, name, only); err != nil {
 			return err
@@ -177,21 +182,25 @@ func (r root) mountBlanks() error {
 
 // hostSockets lists the path names to which UNIX sockets of the caller's network namespace are bound. A name reaches its
 // socket from any network namespace in which the path is visible, read-only or not.
-func hostSockets() []string {
+func hostSockets() ([]string, error) {
 	f, err := os.Open("/proc/net/unix")
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("list UNIX sockets of the host: %w", err)
 	}
 	defer f.Close()
 	var paths []string
-	for sc := bufio.NewScanner(f); sc.Scan(); {
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
 		// Num RefCount Protocol Flags Type St Inode Path; abstract names start with @.
 		if i := strings.Index(sc.Text(), " /"); i >= 0 {
 			paths = append(paths, sc.Text()[i+1:])
 		}
 	}
+	if err := sc.Err(); err != nil {
+		return nil, fmt.Errorf("list UNIX sockets of the host: %w", err)
+	}
 	slices.Sort(paths)
-	return slices.Compact(paths)
+	return slices.Compact(paths), nil
 }
 
 // socketPaths says where the host's sockets would be seen inside. One that is itself a share was asked for by name.

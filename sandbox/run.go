@@ -50,7 +50,9 @@ func (s *Sandbox) listen() {
 		case opStarted:
 			s.answer(nil)
 		case opFailed:
-			s.answer(m.Failure.err())
+			if m.Failure != nil { // with profile engine, root inside may have said it
+				s.answer(m.Failure.err())
+			}
 		case opExit:
 			s.mu.Lock()
 			s.exit = &ExitStatus{Code: m.Code, Signal: syscall.Signal(m.Signal)}

@@ -91,7 +91,11 @@ type orders struct {
 // startInit clones init into its namespaces. SelfExe is executed before any mount changes, so its path is the host's.
 func (s *Sandbox) startInit(spec Spec) error {
 	fail := func(err error) error { return &SetupError{Step: StepInit, Err: err} }
-	payload, err := sealedJSON(orders{Spec: spec, Sockets: hostSockets(), SharedTerminal: s.terminal != nil, AsRoot: os.Geteuid() == 0})
+	sockets, err := hostSockets()
+	if err != nil {
+		return fail(err)
+	}
+	payload, err := sealedJSON(orders{Spec: spec, Sockets: sockets, SharedTerminal: s.terminal != nil, AsRoot: os.Geteuid() == 0})
 	if err != nil {
 		return fail(err)
 	}

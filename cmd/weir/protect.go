@@ -13,7 +13,7 @@ import (
 // protect keeps out of CMD's hands what judges it and what is written about it, where a writable share would hand it over:
 // the policy is covered by itself, read-only. The event log and the learned policy are refused there, because CMD could
 // put a symbolic link in their place and weir would write where it leads; so is any of them, wherever it is, that is
-// reached by a symbolic link there. Weir's own directories are hidden in any share, and made where they are not there yet:
+// reached by a symbolic link there, and another share, which would show what CMD of an earlier run has chosen. Weir's own directories are hidden in any share, and made where they are not there yet:
 // what does not exist cannot be covered, and CMD would make it.
 func (p *plan) protect(shares []sandbox.Share) (protected []sandbox.Share, hidden []string, err error) {
 	own, err := ownDirs()
@@ -34,6 +34,11 @@ func (p *plan) protect(shares []sandbox.Share) (protected []sandbox.Share, hidde
 		}
 		if s.ReadOnly {
 			continue
+		}
+		for _, other := range shares {
+			if links, _ := within(s, other.Host); len(links) > 0 {
+				return nil, nil, hint(fmt.Errorf("--share %s: is reached by the symbolic link %s in --share %s, which the program could have made", other.Host, links[0], s.Host), "check where the link leads, and share that directory by its own name")
+			}
 		}
 		for flag, path := range map[string]string{"--events": p.events, "--learn": p.learn} {
 			if strings.HasPrefix(path, "fd:") {

@@ -125,3 +125,45 @@ func TestPinsComeFirst(t *testing.T) {
 		t.Errorf("the last mount is %+v", last)
 	}
 }
+
+// A share behind a link that lies in a writable share shows whatever the program of an earlier run wants to see.
+func TestShareBehindALink(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"project", "secret"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := filepath.Join(dir, "project/data")
+	if err := os.Symlink("../secret", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, readOnly := range []bool{true, false} {
+		shares := []sandbox.Share{{Host: filepath.Join(dir, "project"), Inside: "/src", ReadOnly: readOnly}, {Host: link, Inside: "/data"}}
+		if _, _, err := (&plan{}).protect(shares); (err == nil) != readOnly {
+			t.Errorf("read-only %v: %v", readOnly, err)
+		}
+	}
+}
+
+// A program that takes its own home's mode away does not lock its next run out.
+func TestHomeCanBeEntered(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	p := &plan{app: "shy"}
+	for range 2 {
+		home, err := p.appHome()
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(home)
+		if err != nil || info.Mode().Perm() != 0o700 {
+			t.Fatalf("home is %v, %v", info, err)
+		}
+		if err := os.Chmod(home, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -119,6 +119,9 @@ func (p *plan) appHome() (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", hint(fmt.Errorf("make home of app: %w", err), "XDG_DATA_HOME=/a/directory/of/yours weir run ...")
 	}
+	if err := os.Chmod(dir, 0o700); err != nil { // its mode is the program's, who may have shut itself out
+		return "", fmt.Errorf("make home of app: %w", err)
+	}
 	return dir, nil
 }
 

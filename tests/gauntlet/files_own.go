@@ -69,5 +69,24 @@ func plantRows() []Row {
 				return err != nil || to != s.Dir+"/out"
 			},
 		},
+		{
+			ID: "files/share-by-link", Vector: "leave a link in a shared directory, in the place of a directory that is the next run's share", Right: "weir follows no link that lies in a writable share",
+			Source: "CVE-2021-30465 (runc)", Refused: "which the program could have made",
+			Prepare: func(s *Stage) error {
+				if err := prepareSecret(s); err != nil {
+					return err
+				}
+				dir, err := s.dirs("share")
+				s.Args["path"] = dir + "/data/secret"
+				s.Flags = []string{"--share", dir, "--share", dir + "/data:/data"}
+				return errors.Join(err, os.Symlink(s.Dir, dir+"/data"))
+			},
+			Attack: func(a *Attacker) error {
+				if err := a.read("/data/secret"); err == nil {
+					return nil
+				}
+				return a.read(a.Args["path"])
+			},
+		},
 	}
 }
