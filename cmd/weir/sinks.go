@@ -84,6 +84,8 @@ func (n *notices) flow(name, reason string, q policy.Question) {
 		n.ui.sayf("denied %s (%s)", shown, reason)
 	case q.Dst.Addr().IsLoopback() && q.Network == "tcp":
 		n.ui.sayf("denied %s (%s); allow it with --host-port %d", shown, reason, q.Dst.Port())
+	case n.policy.Mode() == policy.ModeAudit: // a rule alone would mean enforce, and deny all that passes now
+		n.ui.sayf("denied %s (%s); allow it with --mode audit --allow %s", shown, reason, rule)
 	default:
 		n.ui.sayf("denied %s (%s); allow it with --allow %s", shown, reason, rule)
 	}
