@@ -194,7 +194,7 @@ func (s Spec) checkPaths(bad func(path, format string, args ...any) error) error
 	}
 	for _, sh := range s.Shares {
 		if path.Clean(sh.Inside) == "/" {
-			return bad(sh.Host, "cannot be shared as the root directory; that is fs host")
+			return bad(sh.Host, "cannot be shown as the root directory inside")
 		}
 		paths = append(paths, sh.Host, sh.Inside)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -216,7 +217,12 @@ const probeTProxyName = "weir-probe-tproxy"
 func probeTProxy() finding {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{probeTProxyName}
-	if err := inNamespaces(cmd); err != nil {
+	err := inNamespaces(cmd)
+	var pe *fs.PathError
+	switch {
+	case errors.As(err, &pe) && pe.Op == "fork/exec": // it was not even asked: there are no namespaces
+		return finding{Status: "warn", Summary: "no namespaces to try nftables TPROXY in: " + err.Error(), Fix: namespaceFix(err)}
+	case err != nil:
 		return finding{Status: "warn", Summary: "no nftables TPROXY without privileges: " + err.Error(),
 			Fix: "sudo modprobe -a nf_tables nft_tproxy nf_tproxy_ipv4 nf_tproxy_ipv6 (only the tproxy door needs it)"}
 	}

@@ -9,12 +9,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/weir-dev/weir/sandbox"
 	"github.com/weir-dev/weir/sandbox/engine"
 )
 
 // What --profile engine has to itself.
+
+// engines are programs that make containers, which only the profile lets them do. A docker client makes none itself.
+var engines = []string{"podman", "buildah", "buildkitd", "containerd", "dockerd", "nerdctl", "rootlesskit", "runc", "crun"}
 
 // checkProfile refuses what the profile cannot keep its word with.
 func (p *plan) checkProfile() error {
@@ -48,12 +52,20 @@ func (p *plan) engineSpec() error {
 		own = owner{spec.SubUIDs[0].Start, spec.SubGIDs[0].Start}
 	}
 	if err := os.Lchown(spec.Home, own.uid, own.gid); err != nil {
-		return fmt.Errorf("make home of app: %w", err)
+		return unmappedHint(fmt.Errorf("make home of app: %w", err), own.uid)
 	}
 	if err := makeVar(spec.Var, own); err != nil {
-		return fmt.Errorf("make /var of app: %w", err)
+		return unmappedHint(fmt.Errorf("make /var of app: %w", err), own.uid)
 	}
 	return nil
+}
+
+// unmappedHint is for ids of /etc/subuid that weir's own user namespace does not have, as root in a rootless container.
+func unmappedHint(err error, uid int) error {
+	if !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return hint(err, "run weir outside of this user namespace, which lacks uid %d of /etc/subuid (see /proc/self/uid_map), or change /etc/subuid and /etc/subgid to ids that it has", uid)
 }
 
 // findIDs makes spec one of the profile, with the user's subordinate ids.

@@ -49,6 +49,9 @@ func withHint(err error) error {
 		if strings.HasPrefix(se.Path, "std") {
 			return hint(err, "put a pipe in between: cat | weir run ... | cat")
 		}
+		if se.Path == "/" {
+			return hint(err, "--share DIR for each directory that is needed, or --fs host to show all of the host's files")
+		}
 	case sandbox.StepProc:
 		return hint(err, "give the container an unmasked /proc: podman run --security-opt unmask=/proc/*, docker run --security-opt systempaths=unconfined")
 	}

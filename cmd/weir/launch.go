@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -257,6 +258,9 @@ func (l *launch) announce() {
 	}
 	if hidden := l.hiddenArg(); hidden != "" {
 		l.ui.sayf("%s is not visible inside; show it with --share %s:ro", hidden, filepath.Dir(hidden))
+	}
+	if l.profile != "engine" && slices.Contains(engines, filepath.Base(l.command[0])) {
+		l.ui.sayf("%s runs no containers in profile %s; try --profile engine", filepath.Base(l.command[0]), l.profile)
 	}
 	told := worthTelling(l.withheld)
 	if len(told) == 0 {

@@ -98,8 +98,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.share, "share", nil, "show `HOST[:INSIDE][:ro]` inside (repeatable)")
 	s.StringVar(&f.fs, "fs", "private", "file `SYSTEM`: private, or host to see the host's as it is")
 	s.StringArrayVar(&f.env, "env", nil, "pass `NAME[=VALUE]` on to CMD (repeatable)")
-	s.IntSliceVar(&f.hostPorts, "host-port", nil, "reach the host's loopback `PORT` from inside, as host.weir.internal and localhost")
-	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback")
+	s.IntSliceVar(&f.hostPorts, "host-port", nil, "reach the host's loopback `PORT` from inside, as host.weir.internal and localhost (repeatable)")
+	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback (repeatable)")
 	s.StringVar(&f.profile, "profile", "tool", "`PROFILE` of what may run inside: tool, or engine for container engines and images with many users")
 	s.StringVar(&f.mcp, "mcp", "auto", "`WHEN` to read along in MCP on stdio to know the server's phase: auto or off")
 	s.BoolVar(&f.tunnel, "tunnel", false, "offer this run's tunnel route to a client: not built yet")
@@ -178,9 +178,11 @@ func (p *plan) checkFlags() error {
 	if p.mtu < 1280 || p.mtu > 65520 {
 		return fmt.Errorf("--mtu %d: want 1280 to 65520", p.mtu)
 	}
-	for _, port := range slices.Concat(p.hostPorts, p.publish) {
-		if port < 1 || port > 65535 {
-			return fmt.Errorf("port %d: want 1 to 65535", port)
+	for flag, given := range map[string][]int{"host-port": p.hostPorts, "publish": p.publish} {
+		for _, port := range given {
+			if port < 1 || port > 65535 {
+				return fmt.Errorf("--%s %d: want 1 to 65535", flag, port)
+			}
 		}
 	}
 	return nil

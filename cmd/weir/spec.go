@@ -48,7 +48,9 @@ func (p *plan) buildSpec() error {
 	if err != nil {
 		return hint(fmt.Errorf("find home: %w", err), "HOME=/path/to/home weir run ...")
 	}
-	home = filepath.Clean(home)
+	if home = filepath.Clean(home); !filepath.IsAbs(home) {
+		return hint(fmt.Errorf("find home: $HOME is %q, which is not absolute", home), "HOME=/path/to/home weir run ...")
+	}
 	shares, err := parseShares(p.share)
 	if err != nil {
 		return err

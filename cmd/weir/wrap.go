@@ -163,7 +163,7 @@ func (f *wrapFlags) options() (clientconfig.Options, error) {
 	}
 	var err error
 	if o.Home, err = os.UserHomeDir(); err != nil {
-		return o, fmt.Errorf("find home: %w", err)
+		return o, hint(fmt.Errorf("find home: %w", err), "HOME=/path/to/home weir wrap ...")
 	}
 	if f.absolute {
 		if o.Weir, err = os.Executable(); err != nil {
@@ -188,7 +188,7 @@ func (f *wrapFlags) paths(c clientconfig.Client, verb string) ([]string, error) 
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return nil, fmt.Errorf("find home: %w", err)
+		return nil, hint(fmt.Errorf("find home: %w", err), "HOME=/path/to/home weir %s ..., or --file FILE", verb)
 	}
 	all := c.Paths(clientconfig.Host{Home: home, GOOS: runtime.GOOS, Getenv: os.Getenv})
 	var found []string
