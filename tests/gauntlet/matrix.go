@@ -25,22 +25,21 @@ func Text(c Column) string {
 	}
 	w.Flush()
 	for _, r := range c.Results {
-		if r.Outcome != Held {
+		switch r.Outcome {
+		case Held:
+		case Lacks:
+			fmt.Fprintf(&b, "\n%s was not tried, this run lacks: %s\n", r.Row.ID, r.Why)
+		default:
 			fmt.Fprintf(&b, "\n%s %s: %s\n", r.Outcome, r.Row.ID, r.Why)
 		}
 	}
-	fmt.Fprintf(&b, "\n%s: %s\n", c.Tool, c.sum(""))
+	fmt.Fprintf(&b, "\n%s: %s\n", c.Tool, c.sum())
 	return b.String()
 }
 
-// sum counts the outcomes of a group, of all rows for "".
-func (c Column) sum(group string) string {
-	n := map[Outcome]int{}
-	for _, r := range c.Results {
-		if group == "" || r.Row.Group() == group {
-			n[r.Outcome]++
-		}
-	}
+// sum says what became of all rows.
+func (c Column) sum() string {
+	n := c.count("")
 	text := fmt.Sprintf("%d held", n[Held])
 	for _, o := range []Outcome{Hole, Broken, Lacks} {
 		if n[o] > 0 {
@@ -55,7 +54,8 @@ func (c Column) Green() bool {
 	return !slices.ContainsFunc(c.Results, func(r Result) bool { return r.Outcome != Held && r.Outcome != Lacks })
 }
 
-// Summary is a Markdown table of groups against tools: how many rows each holds.
+// Summary is a Markdown table of groups against tools: how many rows each holds of those that were tried, and how many
+// were not, for want of something. Groups of which no row was picked are left out.
 func Summary(columns []Column) string {
 	var b strings.Builder
 	b.WriteString("| group | attacks |")
@@ -66,26 +66,33 @@ func Summary(columns []Column) string {
 	}
 	fmt.Fprintf(&b, "\n%s\n", line)
 	for _, g := range Groups() {
-		fmt.Fprintf(&b, "| %s | %s |", g.Name, g.About)
+		row, picked := fmt.Sprintf("| %s | %s |", g.Name, g.About), false
 		for _, c := range columns {
-			held, all := c.count(g.Name)
-			fmt.Fprintf(&b, " %d/%d |", held, all)
+			n := c.count(g.Name)
+			tried := n[Held] + n[Hole] + n[Broken]
+			picked = picked || tried+n[Lacks] > 0
+			row += fmt.Sprintf(" %d/%d", n[Held], tried)
+			if n[Lacks] > 0 {
+				row += fmt.Sprintf(", %d not tried", n[Lacks])
+			}
+			row += " |"
 		}
-		b.WriteString("\n")
+		if picked {
+			b.WriteString(row + "\n")
+		}
 	}
 	return b.String()
 }
 
-func (c Column) count(group string) (held, all int) {
+// count counts the outcomes of a group, of all rows for "".
+func (c Column) count(group string) map[Outcome]int {
+	n := map[Outcome]int{}
 	for _, r := range c.Results {
-		if r.Row.Group() == group {
-			all++
-			if r.Outcome == Held {
-				held++
-			}
+		if group == "" || r.Row.Group() == group {
+			n[r.Outcome]++
 		}
 	}
-	return held, all
+	return n
 }
 
 // Markdown is the whole matrix: a table per group, a column per tool.
