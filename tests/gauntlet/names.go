@@ -12,8 +12,8 @@ import (
 
 func nameRows() []Row {
 	return slices.Concat(
-		claimRows(), hiddenRows(), helloRows(), cutRows(), oversizeRows(), laterRows(), behindRows(), httpRows(), connectRows(),
-		quicRows(), initialRows(), unreadableRows(), dtlsRows(), beyondRows(), rebindingRows(), evidenceRows(),
+		plainRows(), claimRows(), hiddenRows(), helloRows(), cutRows(), oversizeRows(), laterRows(), behindRows(), httpRows(), connectRows(),
+		quicRows(), initialRows(), frameRows(), unreadableRows(), dtlsRows(), beyondRows(), rebindingRows(), evidenceRows(),
 	)
 }
 
@@ -64,6 +64,9 @@ func nameBreaks() []Break {
 		{"names", "flow/policy/witness.go", "return Decision{Reason: ReasonNoEvidence,", "return Decision{Verdict: Allow, Settled: true, Reason: ReasonNoEvidence,", []string{"names/lying-sni", "names/quic-lie", "names/host-lie"}},
 		{"names", "flow/stream.go", "seen = h.bytes[len(h.bytes)-h.stream.Behind():]", "seen = nil", []string{"names/hello-behind-hello", "names/hello-behind-request"}},
 		{"names", "internal/guard/embedded.go", "{^b[12], ^b[13], ^b[14], ^b[15]}", "{b[12], b[13], b[14], b[15]}", []string{"names/embedded-teredo"}},
+		{"names", "flow/policy/decide.go", "t.name(j.q.Claim, j.k); e != nil {", "t.name(j.q.Claim, j.k); false {", []string{"names/deny-claim", "names/deny-case"}},
+		{"names", "flow/sniff/quic_frames.go", "bad := stream.write(offset, data)", "bad := stream.write(0*offset, data)", []string{"names/quic-many-frames"}},
+		{"names", "flow/sniff/quic_frames.go", "if offset > MaxCrypto || offset+uint64(len(data)) > MaxCrypto {", "if false {", []string{"names/quic-frame-bounds"}},
 		{"dns", "flow/policy/names.go", "return NameDecision{Reason: ReasonDNSBlocked,", "return NameDecision{Verdict: Allow, Reason: ReasonDNSBlocked,", []string{"dns/label", "dns/label-tcp", "dns/label-null", "dns/reverse", "dns/server-question"}},
 		{"dns", "resolver/name.go", "len(label) <= maxService &&", "", []string{"dns/service"}},
 		{"dns", "resolver/inspect.go", "if end != len(raw) {", "if end > len(raw) {", []string{"dns/server-behind", "dns/server-length"}},

@@ -12,7 +12,7 @@ import (
 )
 
 func packetRows() []Row {
-	return slices.Concat(linkRows(), neighbourRows(), addressRows(), headerRows(), transportRows(),
+	return slices.Concat(linkRows(), neighbourRows(), addressRows(), headerRows(), shortRows(), transportRows(),
 		unprivilegedRows(), datagramRows(), channelRows(), echoRows(), groupRows())
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 func reachRows() []Row {
-	return slices.Concat(hostRows(), guardedRows(), unlistedRows(), otherRows(), lookRows())
+	return slices.Concat(hostRows(), guardedRows(), unlistedRows(), unaskedRows(), otherRows(), lookRows())
 }
 
 // audit is the most that weir lets through without a rule.
@@ -178,7 +178,7 @@ func unlistedRows() []Row {
 	return []Row{
 		{
 			ID: "reach/no-proxy", Vector: "dial an address, with no regard to proxy settings and no lookup before", Right: "every connection is judged, whatever the program knows of proxies",
-			Source: "claude-agent-sdk-typescript #396; claude-code #37782; OpenShell PR #269; nono #756; boundary #189",
+			Source: "claude-agent-sdk-typescript #396; claude-code #37782; OpenShell PR #269; lastlight PR #64; Daytona #4463; nono #756; boundary #189; iron-proxy README",
 			Lifted: []string{"--allow", Evil.String() + ":5432"},
 			Attack: func(a *Attacker) error { return a.tellTCP(at(Evil, 5432)) }, Harm: Heard,
 			Record: []string{"network-connect verdict=deny dest_ip=203.0.113.66 reason=default"},
@@ -192,7 +192,7 @@ func unlistedRows() []Row {
 		},
 		{
 			ID: "reach/ipv6", Vector: "a server that nobody allowed, over IPv6", Right: "IPv6 is judged like IPv4",
-			Source: "gh-aw-firewall #245",
+			Source: "gh-aw-firewall #245; httpjail (table ip)",
 			Lifted: []string{"--allow", "[" + Evil6.String() + "]:80"},
 			Attack: func(a *Attacker) error { return a.tellTCP(at(Evil6, 80)) }, Harm: Heard,
 			Record: []string{"network-connect verdict=deny dest_ip=" + Evil6.String()},
