@@ -13,19 +13,19 @@ func encryptedRows() []Row {
 	return []Row{
 		{
 			ID: "dns/dot", Vector: "DNS over TLS to a public server, under a rule for everything public", Right: "port 853 needs a rule that names it",
-			Source: "nDPI dns_dot.pcap, microsandbox", Rules: everywhere, Lifted: []string{"--allow", Shop.String() + ":853"},
+			Source: "nDPI dns_dot.pcap, microsandbox PR #585", Rules: everywhere, Lifted: []string{"--allow", Shop.String() + ":853"},
 			Attack: func(a *Attacker) error { return a.tellTLS(at(Shop, 853), "shop.example") },
 			Harm:   Heard, Record: []string{deny + "dest_ip=198.51.100.10 dest_port=853 protocol=tcp"},
 		},
 		{
 			ID: "dns/doq", Vector: "DNS over QUIC", Right: "the same for UDP",
-			Source: "nDPI doq.pcapng, zeek quicdoq.pcap", Rules: everywhere, Lifted: []string{"--allow", Shop.String() + ":853"},
+			Source: "nDPI doq.pcapng, zeek quicdoq.pcap, microsandbox PR #585", Rules: everywhere, Lifted: []string{"--allow", Shop.String() + ":853"},
 			Attack: func(a *Attacker) error { return a.tellQUIC(nil, at(Shop, 853), "shop.example") },
 			Harm:   Heard, Record: []string{deny + "dest_ip=198.51.100.10 dest_port=853 protocol=udp"},
 		},
 		{
 			ID: "dns/doh-name", Vector: "DNS over HTTPS by the name of a known resolver", Right: "neither its name nor its address is covered by a wide rule",
-			Source: "nDPI doh.pcapng", Rules: everywhere, Lifted: []string{"--allow", "dns.google"},
+			Source: "nDPI doh.pcapng, sandy #154, microsandbox docs", Rules: everywhere, Lifted: []string{"--allow", "dns.google"},
 			Attack: visit("dns.google", Google), Harm: Heard,
 			Record: []string{"dns-query hostname=dns.google verdict=deny reason=encrypted-dns", deny + "dest_ip=8.8.8.8 dest_port=443"},
 		},
@@ -60,7 +60,7 @@ func multicastRows() []Row {
 		}
 	}
 	return []Row{
-		row("mdns", "multicast DNS", "zeek dns/mdns, microsandbox", "224.0.0.251:5353", "dropped what=drop-multicast"),
+		row("mdns", "multicast DNS", "zeek dns/mdns, microsandbox PR #585", "224.0.0.251:5353", "dropped what=drop-multicast"),
 		row("llmnr6", "LLMNR over IPv6", "nDPI LLMNR rows", "[ff02::1:3%]:5355", "dropped what=drop-multicast"),
 		row("nbns", "a NetBIOS name by broadcast to the host's own network", "microsandbox", "192.0.2.255:137", "network-connect verdict=deny dest_ip=192.0.2.255 reason=guard"),
 		row("broadcast", "a broadcast to whatever network there is", "security.md 2.2", "255.255.255.255:137", "dropped what=drop-foreign-mac"),

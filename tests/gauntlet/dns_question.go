@@ -24,7 +24,7 @@ func questionRows() []Row {
 	return []Row{
 		{
 			ID: "dns/label", Vector: "data in the label of a question to the resolver", Right: "a question that no rule covers is answered here",
-			Source: "sandbox-runtime #88, OpenShell #1169, microsandbox #675", Rules: shopOnly, Lifted: evilZone,
+			Source: "sandbox-runtime #88, sandbox-runtime #3, OpenShell #1169, microsandbox #675, CubeSandbox PR #1183, httpjail #53, gh-aw-firewall docs", Rules: shopOnly, Lifted: evilZone,
 			Attack: ask("udp", dns.TypeA), Harm: Heard, Record: []string{kept + " qtype=A"},
 		},
 		{

@@ -17,5 +17,6 @@
 // up: what stands behind a wall is not tested by a wall that holds.
 //
 // row.go has the table's words, table.go the groups, one file per group the rows, attacker.go what attacks have in common,
-// world.go and stage.go what lies outside, runner.go the order of events, tools.go the sandboxes, raw.go frames made by hand, wire.go who sees them outside, matrix.go the output.
+// world.go and stage.go what lies outside, runner.go the order of events, tools.go the sandboxes, raw.go frames made by hand, wire.go who sees them outside, matrix.go the output,
+// bypasses.go what was reported of others and is tried here, bypasses_absent.go what is not, and why.
 package gauntlet

@@ -108,7 +108,7 @@ func flowFloodRows() []Row {
 		},
 		{
 			ID: "exhaustion/connections", Vector: "8,500 connections to an allowed server, all kept", Right: "8,192 are carried, the others refused at once, and counted",
-			Source: "security.md 2.6", Rules: floodRules, Record: dropped("reject-tcp-flows"), Check: honestHeard, Lacks: lacksDescriptors(20_000),
+			Source: "smokescreen #280, smokescreen #284", Rules: floodRules, Record: dropped("reject-tcp-flows"), Check: honestHeard, Lacks: lacksDescriptors(20_000),
 			Prepare: func(s *Stage) error { return s.openSink() }, Harm: func(s *Stage) bool { return s.peak.Load() > 8200 },
 			Attack: func(a *Attacker) error {
 				open, err := connectAll(a.Args["sink"], 8500)
@@ -298,7 +298,7 @@ func questionFloodRows() []Row {
 	return []Row{
 		{
 			ID: "exhaustion/questions", Vector: "4,000 different names below an allowed one", Right: "at most 2,000 reach the host's resolver; then they are refused, with an alert",
-			Source: "security.md 2.2, microsandbox #675", Rules: append([]string{"--allow", "*.{token}.example"}, floodRules...), Check: honestHeard,
+			Source: "microsandbox #675, klangk PR #2248", Rules: append([]string{"--allow", "*.{token}.example"}, floodRules...), Check: honestHeard,
 			Harm:   func(s *Stage) bool { return s.World.askedAbout(s.Token) > 2500 },
 			Record: []string{"dns-query verdict=deny reason=limit", "alert kind=budget subject=*"},
 			Attack: func(a *Attacker) error {

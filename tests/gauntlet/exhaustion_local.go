@@ -35,7 +35,7 @@ func logFloodRows() []Row {
 	return []Row{
 		{
 			ID: "exhaustion/denials", Vector: "16,000 denied questions, each a line of the log", Right: "a bounded number is written, and exactly how many there were",
-			Source: "security.md 2.6; klangk PR #2248", Rules: floodRules, Check: both(honestHeard, countedExactly),
+			Source: "security.md 2.6", Rules: floodRules, Check: both(honestHeard, countedExactly),
 			Harm: func(s *Stage) bool { return strings.Count(s.written(), s.Token+".flood.example") > 14_000 },
 			Attack: func(a *Attacker) error {
 				flood(a, deniedFlood)

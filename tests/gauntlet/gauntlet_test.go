@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -134,11 +135,37 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestBypasses: what was reported of others is tried here.
+// TestBypasses: what was reported of others is tried here, or it is said why not; and no row tries what is not listed.
 func TestBypasses(t *testing.T) {
+	listed := map[string]bool{}
+	list := func(where string) {
+		if listed[where] {
+			t.Errorf("%q is listed twice", where)
+		}
+		listed[where] = true
+	}
+	var known []string
 	for _, b := range Bypasses() {
+		list(b.Where)
+		known = append(known, b.Where)
 		if len(b.Rows()) == 0 {
 			t.Errorf("no row has %q (%s) as its source", b.Where, b.What)
+		}
+	}
+	for _, a := range Absent() {
+		for _, where := range a.Where {
+			list(where)
+			if rows := (Bypass{Where: where}).Rows(); len(rows) > 0 {
+				t.Errorf("%q is said to have no row (%s) and has %v", where, a.Why, rows)
+			}
+		}
+	}
+	report := regexp.MustCompile(`[\w/.-]+( CoreLibs)?( PR)? #\d+|CVE-\d+-\d+|GHSA(-[0-9a-z]{4}){3}`)
+	for _, r := range Rows() {
+		for _, found := range report.FindAllString(r.Source, -1) {
+			if !slices.ContainsFunc(known, func(where string) bool { return strings.HasSuffix(where, found) }) {
+				t.Errorf("%s has %q as its source, which Bypasses does not list", r.ID, found)
+			}
 		}
 	}
 }

@@ -100,7 +100,7 @@ func forgeryRows() []Row {
 	return []Row{
 		{
 			ID: "logs/newline-in-sni", Vector: "a server name with a quotation mark, a line break and an event of its own", Right: "one event is one line",
-			Source: "buildcage PR #326", Rules: byAddress, Prepare: speaking, Harm: forged, Record: shopRecorded("443"),
+			Source: "buildcage PR #326, kubestellar #20857", Rules: byAddress, Prepare: speaking, Harm: forged, Record: shopRecorded("443"),
 			Attack: func(a *Attacker) error { return a.tellTLS(at(Shop, 443), "x\"}\n"+forgedLine(a.Token)+"\n{\"x\":\"") },
 		},
 		{
@@ -115,7 +115,7 @@ func forgeryRows() []Row {
 		},
 		{
 			ID: "logs/escapes-in-host", Vector: "a Host that steers the terminal of who reads the log (OSC, C1 CSI)", Right: "control characters are shown, not sent",
-			Source: "OSSEC CVE-2020-8445; kubestellar #20857", Rules: byAddress, Prepare: speaking, Harm: verbatim(title), Record: shopRecorded("80"),
+			Source: "OSSEC CVE-2020-8445; navikt/cplt #221", Rules: byAddress, Prepare: speaking, Harm: verbatim(title), Record: shopRecorded("80"),
 			Attack: func(a *Attacker) error { return a.tellHost(title(a.Token)) },
 		},
 		{

@@ -29,7 +29,7 @@ func beyondRows() []Row {
 		},
 		{
 			ID: "names/port", Vector: "an allowed name on a port that its rule does not name", Right: "a name without ports is 80 and 443",
-			Source: "microsandbox #603, #1361", Rules: shopOnly, Lifted: []string{"--allow", "shop.example:7"},
+			Source: "microsandbox #1361, klangk PR #2248", Rules: shopOnly, Lifted: []string{"--allow", "shop.example:7"},
 			Attack: func(a *Attacker) error {
 				a.learn("shop.example")
 				return a.tellTCP(at(Shop, 7))
@@ -38,7 +38,7 @@ func beyondRows() []Row {
 		},
 		{
 			ID: "names/proto", Vector: "QUIC to a name that is allowed for TCP", Right: "a rule says its protocol",
-			Source: "harden-runner GHSA-cpmj-h4f6-r6pq", Rules: []string{"--allow", "shop.example:443/tcp"}, Lifted: []string{"--allow", "shop.example:443/udp"},
+			Source: "harden-runner GHSA-cpmj-h4f6-r6pq, ToolHive #1032", Rules: []string{"--allow", "shop.example:443/tcp"}, Lifted: []string{"--allow", "shop.example:443/udp"},
 			Attack: func(a *Attacker) error {
 				a.learn("shop.example")
 				return a.tellQUIC(nil, at(Shop, 443), "shop.example")
@@ -53,7 +53,7 @@ func beyondRows() []Row {
 		},
 		{
 			ID: "names/host-alias", Vector: "the host's loopback by the name that weir gives it", Right: "a name that weir itself answers opens nothing",
-			Source: "microsandbox #518, ToolHive #4395", Rules: shopOnly, Lifted: []string{"--allow", "shop.example", "--host-port", fmt.Sprint(HostLoopbackPort)},
+			Source: "ToolHive #4395", Rules: shopOnly, Lifted: []string{"--allow", "shop.example", "--host-port", fmt.Sprint(HostLoopbackPort)},
 			Attack: func(a *Attacker) error {
 				targets, _ := a.ask("udp", "", "host.weir.internal", dns.TypeA)
 				return a.tellAny(HostLoopbackPort, append(targets, netip.MustParseAddr("127.0.0.1")))

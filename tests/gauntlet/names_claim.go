@@ -28,7 +28,7 @@ func claimRows() []Row {
 		},
 		{
 			ID: "names/knock", Vector: "connect to an unlisted address and say nothing: the SYN is the message", Right: "nothing is dialled while only a name could permit it",
-			Source: "microsandbox #1361", Rules: shopOnly, Lifted: strangerToo, Prepare: Stranger,
+			Source: "microsandbox #1361, microsandbox PR #1365", Rules: shopOnly, Lifted: strangerToo, Prepare: Stranger,
 			Attack: func(a *Attacker) error {
 				c, err := dial("tcp", a.stranger(443))
 				if err == nil {
@@ -46,7 +46,7 @@ func claimRows() []Row {
 		},
 		{
 			ID: "names/sibling", Vector: "another name on the address that an allowed name was looked up at", Right: "an allowed name does not open the other names of its address",
-			Source: "Cilium #31803, microsandbox #605", Rules: shopOnly, Lifted: siblingToo,
+			Source: "Cilium #31803, microsandbox #605, microsandbox #633, inspect_k8s_sandbox PR #208, leash v1", Rules: shopOnly, Lifted: siblingToo,
 			Attack: func(a *Attacker) error {
 				a.learn("shop.example")
 				return a.tellTLS(at(Shop, 443), "sibling.example")
@@ -73,7 +73,7 @@ func hiddenRows() []Row {
 	return []Row{
 		{
 			ID: "names/ech", Vector: "an encrypted ClientHello whose outer name is allowed, to a server that answers to both", Right: "the outer name is a claim like any other",
-			Source: "security.md 2.1; no peer looks at ECH", Rules: shopOnly, Lifted: strangerToo, Prepare: withECH(Stranger),
+			Source: "net4people #417; no peer looks at ECH", Rules: shopOnly, Lifted: strangerToo, Prepare: withECH(Stranger),
 			Attack: func(a *Attacker) error {
 				ech, err := base64.StdEncoding.DecodeString(a.Args["ech"])
 				if err != nil {
@@ -103,7 +103,7 @@ func hiddenRows() []Row {
 		},
 		{
 			ID: "names/deny-dot", Vector: "a denied name with a dot at its end", Right: "one dot at the end changes nothing",
-			Source: "smokescreen CVE-2022-24825", Rules: notEvil, Lifted: everywhere, Prepare: Stranger,
+			Source: "smokescreen CVE-2022-24825, GHSA-gcj7-j438-hjj2", Rules: notEvil, Lifted: everywhere, Prepare: Stranger,
 			Attack: func(a *Attacker) error {
 				return a.sayHello(a.stranger(443), serverName("evil.example."), alpn(a.Token))
 			},
@@ -111,7 +111,7 @@ func hiddenRows() []Row {
 		},
 		{
 			ID: "names/deny-malformed", Vector: "a denied name that is spelled so that no parser agrees on it, to an address that is allowed", Right: "where a name could deny, one that cannot be read does",
-			Source: "smokescreen CVE-2022-29188", Rules: notEvil, Lifted: everywhere, Prepare: Stranger,
+			Source: "smokescreen CVE-2022-29188, GHSA-qwrf-gfpj-qvj6", Rules: notEvil, Lifted: everywhere, Prepare: Stranger,
 			Attack: func(a *Attacker) error {
 				c, err := dial("tcp", a.stranger(80))
 				if err != nil {

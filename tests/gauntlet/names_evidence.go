@@ -16,7 +16,7 @@ func evidenceRows() []Row {
 	return []Row{
 		{
 			ID: "names/own-dns", Vector: "a DNS server of the program's choice says that an allowed name has an evil address", Right: "the answers of other servers are no evidence",
-			Source: "microsandbox #694", Rules: []string{"--allow", "shop.example", "--allow", Evil.String() + ":53"}, Lifted: []string{"--allow", "shop.example", "--allow", Evil.String() + ":53,443"},
+			Source: "microsandbox PR #694", Rules: []string{"--allow", "shop.example", "--allow", Evil.String() + ":53"}, Lifted: []string{"--allow", "shop.example", "--allow", Evil.String() + ":53,443"},
 			Attack: func(a *Attacker) error {
 				targets, err := a.ask("udp", at(Evil, 53), "shop.example", dns.TypeA)
 				if err != nil || len(targets) != 1 || targets[0] != Evil {

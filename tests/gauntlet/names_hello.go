@@ -59,7 +59,7 @@ func cutRows() []Row {
 	return []Row{
 		{
 			ID: "names/hello-octets", Vector: "the hello of another name, one octet per segment", Right: "read as if it came at once",
-			Source: "gobetween #342, caddy-l4 #346", Rules: shopOnly, Lifted: siblingToo,
+			Source: "gobetween #342, caddy-l4 #346, haproxy #3148", Rules: shopOnly, Lifted: siblingToo,
 			Attack: func(a *Attacker) error {
 				c, err := a.atShop(443)
 				if err != nil {
@@ -72,7 +72,7 @@ func cutRows() []Row {
 		},
 		{
 			ID: "names/hello-records", Vector: "the same, over TLS records of 16 octets", Right: "records are joined before anything is read",
-			Source: "DPYProxy #2", Rules: shopOnly, Lifted: siblingToo,
+			Source: "DPYProxy #2, curl-impersonate #271", Rules: shopOnly, Lifted: siblingToo,
 			Attack: func(a *Attacker) error {
 				c, err := a.atShop(443)
 				if err != nil {

@@ -21,7 +21,7 @@ func httpRows() []Row {
 	return []Row{
 		{
 			ID: "names/host-lie", Vector: "an allowed name in the Host line of a request to an unlisted address", Right: "denied, nothing is dialled",
-			Source: "microsandbox #782", Rules: shopOnly, Lifted: strangerToo, Prepare: Stranger,
+			Source: "microsandbox PR #694", Rules: shopOnly, Lifted: strangerToo, Prepare: Stranger,
 			Attack: func(a *Attacker) error {
 				c, err := dial("tcp", a.stranger(80))
 				if err != nil {
@@ -34,7 +34,7 @@ func httpRows() []Row {
 		},
 		{
 			ID: "names/host-sibling", Vector: "another name in the Host line of a request to an address that is shared", Right: "denied",
-			Source: "microsandbox #709, claude-code #40213", Rules: shopOnly, Lifted: siblingToo,
+			Source: "inspect_k8s_sandbox PR #208, claude-code #40213", Rules: shopOnly, Lifted: siblingToo,
 			Attack: func(a *Attacker) error {
 				return a.sayAtShop(80, []byte("GET /"+a.Token+" HTTP/1.1\r\nhOST:sibling.example\r\n\r\n"))
 			},

@@ -51,7 +51,7 @@ func laterRows() []Row {
 		},
 		{
 			ID: "names/postgres", Vector: "a PostgreSQL SSLRequest, then a hello with another name", Right: "the hello is judged",
-			Source: "zeek postgresql captures, microsandbox #633", Rules: database, Lifted: databaseToo,
+			Source: "zeek postgresql captures", Rules: database, Lifted: databaseToo,
 			Attack: func(a *Attacker) error { return a.postgres(sslRequest) },
 			Harm:   Heard, Record: []string{lateHello},
 		},

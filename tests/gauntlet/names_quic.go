@@ -107,7 +107,7 @@ func unreadableRows() []Row {
 			}),
 		{
 			ID: "names/quic-undecodable", Vector: "Initials that no key opens", Right: "they do not pass unread",
-			Source: "AdGuard CoreLibs #1554, suricata #12591", Rules: shopOnly,
+			Source: "AdGuard CoreLibs #1554", Rules: shopOnly,
 			Attack: func(a *Attacker) error {
 				a.learn("shop.example")
 				broken := initial{dcid: "broken!!", token: a.Token, frames: crypto(0, hello)}.packet()

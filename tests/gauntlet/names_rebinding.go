@@ -18,7 +18,7 @@ func rebindingRows() []Row {
 	loopback := netip.MustParseAddr("127.0.0.1")
 	rows := []Row{
 		rebinding("private", "an address of the host's private network", "smokescreen, srt #65", Private, "A 10.1.2.3"),
-		rebinding("mixed", "a public and a private address in one answer", "microsandbox docs", Private, "A 203.0.113.66", "A 10.1.2.3"),
+		rebinding("mixed", "a public and a private address in one answer", "gestalt PR #1639, microsandbox docs", Private, "A 203.0.113.66", "A 10.1.2.3"),
 		rebinding("mapped", "::ffff:10.1.2.3", "private_address_check #12", netip.MustParseAddr("::ffff:10.1.2.3"), "AAAA ::ffff:10.1.2.3"),
 		{
 			ID: "names/rebind-second", Vector: "a public address first (TTL 0), a private one for the second question", Right: "every answer is judged",

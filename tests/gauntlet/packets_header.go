@@ -52,7 +52,7 @@ func headerRows() []Row {
 		}, func(a *Attacker, w *wire) error { return w.fragments(w.udp4(Evil, a.Token), 8) }),
 		onTheLink(Row{
 			ID: "packets/overlapping-fragments", Vector: "fragments that overwrite the port of the first one", Right: "all of them are dropped and counted (RFC 5722)",
-			Source: "CVE-2020-1983", Prepare: tokenOnWire, Harm: onWire(1), Record: dropped("drop-ip-fragments"),
+			Source: "CVE-2020-1983, CVE-2019-15890, CVE-2019-14378", Prepare: tokenOnWire, Harm: onWire(1), Record: dropped("drop-ip-fragments"),
 		}, func(a *Attacker, w *wire) error {
 			first, second := w.udp4(Shop, "0123456789abcdef"), w.udp4(Shop, a.Token)
 			first.fragment, first.id, second.id = moreFragments, 77, 77

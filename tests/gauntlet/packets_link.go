@@ -55,7 +55,7 @@ func linkRows() []Row {
 		}),
 		onTheLink(Row{
 			ID: "packets/arp-spoof", Vector: "ARP that claims another address of the link", Right: "nobody outside learns it",
-			Source: "security.md 2.4; CVE-2020-29129",
+			Source: "security.md 2.4",
 			Harm:   learnedBy(unix.AF_INET), Record: dropped("drop-arp"),
 		}, func(a *Attacker, w *wire) error {
 			mac := forgedMAC(a.Token)
@@ -71,7 +71,7 @@ func neighbourRows() []Row {
 	return []Row{
 		onTheLink(Row{
 			ID: "packets/ndp-spoof", Vector: "a neighbour solicitation that claims another IPv6 address", Right: "nobody outside learns it",
-			Source: "security.md 2.4; CVE-2020-10756",
+			Source: "security.md 2.4",
 			Harm:   learnedBy(unix.AF_INET6), Record: dropped("drop-ndp"),
 		}, func(a *Attacker, w *wire) error {
 			router := netip.MustParseAddr("2001:db8::1")

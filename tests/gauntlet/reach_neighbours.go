@@ -27,7 +27,7 @@ func otherRows() []Row {
 	return []Row{
 		{
 			ID: "reach/other-sandbox", Vector: "the port that another sandbox offers on the host's loopback", Right: "one sandbox does not reach another",
-			Source: "Docker MCP Gateway (shared network); gvisor-tap-vsock #714", Rules: audit,
+			Source: "Docker MCP Gateway (shared network)", Rules: audit,
 			Prepare: startNeighbour,
 			Attack: func(a *Attacker) error {
 				if a.Args["serves"] != "" {
