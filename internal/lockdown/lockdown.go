@@ -5,6 +5,7 @@ package lockdown
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,9 @@ var ErrNoSeccomp = errors.New("system call filters cannot be installed")
 // has it, "landlock:N" with N the version of Landlock's ABI that is in force. The files and sockets that are open stay
 // usable. On an error the process is locked in part and must not go on.
 func DataPath() (held []string, err error) {
-	_, _ = time.Now().Zone() // reads the host's time zone, which could not be read later
+	if err := openLater(); err != nil {
+		return nil, err
+	}
 	info, err := archInfo()
 	if err != nil {
 		return nil, err
@@ -45,6 +48,18 @@ func DataPath() (held []string, err error) {
 		held = append(held, fmt.Sprintf("landlock:%d", abi))
 	}
 	return held, nil
+}
+
+// openLater opens what Go would open when it is first needed: the poller, and the host's time zone.
+func openLater() error {
+	_, _ = time.Now().Zone()
+	r, w, err := os.Pipe() // a file that is polled
+	if err != nil {
+		return fmt.Errorf("lock down: open poller: %w", err)
+	}
+	r.Close()
+	w.Close()
+	return nil
 }
 
 // Launcher locks the launcher down once everything is started: other processes of the user cannot look into it, it gains
