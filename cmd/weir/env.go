@@ -32,8 +32,9 @@ var caFileNames = []string{
 }
 
 // environment splits weir's own environment into what CMD sees and the names that are withheld, sorted. Each of extra is
-// NAME, which passes weir's own value on, or NAME=VALUE. A NAME that is not set is an error: a server that starts without
-// its credential fails later and more obscurely.
+// NAME, which passes weir's own value on, or NAME=VALUE; of those with one name the last counts, so that the command line
+// has its way over the policy file. A NAME that is not set is an error: a server that starts without its credential fails
+// later and more obscurely.
 func environment(own, extra []string) (env, withheld []string, err error) {
 	values := map[string]string{}
 	for _, kv := range own {
@@ -41,7 +42,7 @@ func environment(own, extra []string) (env, withheld []string, err error) {
 			values[name] = value
 		}
 	}
-	named := map[string]bool{}
+	named := map[string]string{}
 	for _, e := range extra {
 		name, value, set := strings.Cut(e, "=")
 		if name == "" {
@@ -52,12 +53,14 @@ func environment(own, extra []string) (env, withheld []string, err error) {
 				return nil, nil, hint(fmt.Errorf("--env %s, given or in the policy file: the variable is not set in weir's own environment", name), "%s=VALUE weir run ..., or --env %s=VALUE", name, name)
 			}
 		}
-		named[name] = true
+		named[name] = value
+	}
+	for name, value := range named {
 		env = append(env, name+"="+value)
+		delete(values, name)
 	}
 	for name, value := range values {
 		switch {
-		case named[name]:
 		case passes(name) && !carriesSecret(name, value):
 			env = append(env, name+"="+value)
 		default:

@@ -26,6 +26,9 @@ func TestEnvironment(t *testing.T) {
 	if _, _, err := environment(own, []string{"NOT_THERE"}); err == nil || !strings.Contains(err.Error(), "NOT_THERE") {
 		t.Errorf("a name that is not set: %v", err)
 	}
+	if env, _, _ := environment([]string{"A=0"}, []string{"A=2", "A=1"}); !slices.Equal(env, []string{"A=1"}) {
+		t.Errorf("of two the last counts: %q", env)
+	}
 	if _, _, err := environment(own, []string{"=x"}); err == nil {
 		t.Error("an empty name passes")
 	}
