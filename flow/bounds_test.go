@@ -64,8 +64,9 @@ func TestLookupsOfOwnersAreBounded(t *testing.T) {
 			return nil
 		}
 		for range flows {
-			<-w.connect(t.Context(), evilAddr).done // denied, and over before its owner is known
+			w.connect(t.Context(), evilAddr)
 		}
+		synctest.Wait()
 		if n := len(w.connects()); n != flows-1024 {
 			t.Errorf("%d flows were recorded while the lookups hang, want all but 1024", n)
 		}
@@ -75,4 +76,34 @@ func TestLookupsOfOwnersAreBounded(t *testing.T) {
 			t.Errorf("%d flows were recorded, %d are left", n, w.gate.Flows())
 		}
 	})
+}
+
+// A program that is refused closes its socket, and then nobody can tell whose it was: the owner is looked for first, but not
+// for long.
+func TestDenialWaitsForTheOwner(t *testing.T) {
+	for name, test := range map[string]struct{ lookup, refused time.Duration }{
+		"a quick lookup": {5 * time.Millisecond, 5 * time.Millisecond},
+		"a slow one":     {100 * time.Millisecond, 50 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, enforce("192.0.2.1:443"))
+				w.gate.Process = func(string, netip.AddrPort, netip.AddrPort) *event.Process {
+					time.Sleep(test.lookup)
+					return &event.Process{PID: 7}
+				}
+				start := time.Now()
+				p := w.connect(t.Context(), evilAddr)
+				if r := <-p.rejected; r != flow.Denied || time.Since(start) != test.refused {
+					t.Errorf("rejected with %v after %v, want %v", r, time.Since(start), test.refused)
+				}
+				<-p.done
+				time.Sleep(test.lookup)
+				synctest.Wait()
+				if c, ok := w.events[0].Details.(*event.Connect); len(w.events) != 1 || !ok || c.Process == nil || c.Process.PID != 7 {
+					t.Errorf("%d events, the first %+v", len(w.events), w.events[0].Details)
+				}
+			})
+		})
+	}
 }

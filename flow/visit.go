@@ -58,17 +58,35 @@ func (g *Gate) newFlow(a Arrival) *visit {
 	if host, ok := g.HostAlias[a.Dst.Addr()]; ok {
 		f.dst = netip.AddrPortFrom(host, a.Dst.Port())
 	}
-	if g.Process != nil && !a.Inbound && g.looking.Load() < maxLooking {
-		g.looking.Add(1)
-		f.process = make(chan *event.Process, 1)
-		go f.findProcess()
+	if g.Process == nil || a.Inbound {
+		return f
 	}
+	if g.looking.Add(1) > maxLooking {
+		g.looking.Add(-1)
+		return f
+	}
+	f.process = make(chan *event.Process, 1)
+	go f.findProcess()
 	return f
 }
 
 func (f *visit) findProcess() {
 	defer f.looking.Add(-1)
 	f.process <- f.Gate.Process(f.Network, f.Src, f.Dst)
+}
+
+// awaitOwner waits for the owner where one is looked for, but not for long.
+func (f *visit) awaitOwner() {
+	if f.process == nil {
+		return
+	}
+	timer := time.NewTimer(refusalWait)
+	defer timer.Stop()
+	select {
+	case p := <-f.process:
+		f.process <- p
+	case <-timer.C:
+	}
 }
 
 // judge asks the policy about the flow as it is known now. final says that the claim is as known as it will get.
@@ -148,9 +166,14 @@ func (f *visit) dial(ctx context.Context) (net.Conn, error) {
 
 var errDials = errors.New("too many dials in flight")
 
+// refusalWait is how long a denial is kept from the program while its owner is looked for: who is refused closes the socket,
+// and then nobody can tell any more whose it was. A lookup takes about a millisecond.
+const refusalWait = 50 * time.Millisecond
+
 // refuse records a denial and shows it to the program.
 func (f *visit) refuse(d policy.Decision) {
 	f.decision = d
+	f.awaitOwner()
 	f.record()
 	f.Reject(Denied)
 }
