@@ -251,13 +251,27 @@ func listenLoopback(port uint16) (*os.File, error) {
 	return ln.(*net.TCPListener).File()
 }
 
-// announce says once what CMD does not get.
+// maxRowsShown bounds the summary that nobody asked for.
+const maxRowsShown = 100
+
+// shownRows are the rows to print, and how many more there are.
+func (l *launch) shownRows(rows []event.Row) (shown []event.Row, more int) {
+	if l.summary || len(rows) <= maxRowsShown {
+		return rows, 0
+	}
+	return rows[:maxRowsShown], len(rows) - maxRowsShown
+}
+
+// announce says once what CMD does not get, and what it gets that few people mean to give.
 func (l *launch) announce() {
 	if l.quiet {
 		return
 	}
 	if hidden := l.hiddenArg(); hidden != "" {
 		l.ui.sayf("%s is not visible inside; show it with --share %s:ro", hidden, filepath.Dir(hidden))
+	}
+	if dir := wholeHome(l.spec.HomePath, l.spec.Shares); dir != "" {
+		l.ui.sayf("--share %s shows your whole home to %s, keys and what your shell runs included; share a directory in it", dir, l.app)
 	}
 	if l.profile != "engine" && slices.Contains(engines, filepath.Base(l.command[0])) {
 		l.ui.sayf("%s runs no containers in profile %s; try --profile engine", filepath.Base(l.command[0]), l.profile)
@@ -355,7 +369,11 @@ func (l *launch) conclude(status int, rep *dataPathReport) error {
 	}
 	if l.summary || !l.quiet && term.IsTerminal(2) && !l.json {
 		width, _, _ := term.GetSize(2)
-		event.WriteTable(os.Stderr, rep.Rows, event.TableOptions{Color: l.ui.color, Width: width})
+		rows, more := l.shownRows(rep.Rows)
+		event.WriteTable(os.Stderr, rows, event.TableOptions{Color: l.ui.color, Width: width})
+		if more > 0 {
+			l.ui.sayf("%d rows more; --summary shows them all", more)
+		}
 	}
 	if rep.Dropped > 0 {
 		l.ui.warnf("%d events could not be written", rep.Dropped)

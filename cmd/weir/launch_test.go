@@ -3,7 +3,29 @@ package main
 import (
 	"io"
 	"testing"
+
+	"github.com/weir-dev/weir/flow/event"
 )
+
+// TestShownRows: a program that scans a network does not bury the terminal, and whoever asks sees all.
+func TestShownRows(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		summary           bool
+		rows, shown, more int
+	}{
+		{"few", false, 100, 100, 0},
+		{"many", false, 4097, 100, 3997},
+		{"many, asked for", true, 4097, 4097, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := &launch{plan: &plan{runFlags: runFlags{summary: c.summary}}}
+			if shown, more := l.shownRows(make([]event.Row, c.rows)); len(shown) != c.shown || more != c.more {
+				t.Errorf("%d shown and %d more, want %d and %d", len(shown), more, c.shown, c.more)
+			}
+		})
+	}
+}
 
 func TestConclude(t *testing.T) {
 	denied, clean := &dataPathReport{Denials: 1}, &dataPathReport{}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/weir-dev/weir/sandbox"
 )
 
 // toolPaths are the paths below the user's home that must be visible, read-only, for the programs on PATH to run: each
@@ -81,6 +83,19 @@ func harmless(home, p string) bool {
 		dir = filepath.Join(home, dir)
 		return real == dir || real == "/" || below(real, dir)
 	})
+}
+
+// wholeHome returns the share that shows all of the user's home, be it by way of a symbolic link, or "".
+func wholeHome(home string, shares []sandbox.Share) string {
+	if resolved, err := filepath.EvalSymlinks(home); err == nil {
+		home = resolved
+	}
+	for _, s := range shares {
+		if real, err := filepath.EvalSymlinks(s.Host); err == nil && (real == home || below(real, home)) {
+			return s.Host
+		}
+	}
+	return ""
 }
 
 // managers are the roots, below the home, of version managers that keep programs, libraries and shims in one tree.
