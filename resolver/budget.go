@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"strings"
 	"sync"
 	"time"
@@ -62,7 +63,7 @@ type spending struct {
 	rate    *rate.Limiter
 	since   time.Time
 	asked   map[uint64]struct{} // hashes under a secret seed: nobody can make two questions count as one
-	octets  int
+	bits    int                 // what the questions have carried out
 	alerted bool
 }
 
@@ -75,16 +76,16 @@ func (b *budget) spend(domain string, q dns.Question, flags uint8, extra int) (o
 	s, subject := b.of(domain, now, BudgetRate, BudgetBurst)
 	h := b.hash(q, flags)
 	_, known := s.asked[h]
-	octets := s.octets + cost(q.Name, known) + extra
+	spent := s.bits + cost(q.Name, known, len(s.asked)) + 8*extra
 	switch {
 	case !s.rate.AllowN(now, 1):
 		over = ruleQueries
 	case !known && (len(s.asked) >= BudgetQuestions || b.questions >= maxQuestions):
 		over = ruleNames
-	case octets > BudgetOctets:
+	case spent > 8*BudgetOctets:
 		over = ruleOctets
 	default:
-		s.octets = octets
+		s.bits = spent
 		if !known {
 			s.asked[h] = struct{}{}
 			b.questions++
@@ -130,7 +131,7 @@ func (b *budget) of(domain string, now time.Time, perSecond rate.Limit, burst in
 	}
 	if s.asked == nil || now.Sub(s.since) >= BudgetWindow {
 		b.questions -= len(s.asked)
-		s.since, s.asked, s.octets, s.alerted = now, map[uint64]struct{}{}, 0, false
+		s.since, s.asked, s.bits, s.alerted = now, map[uint64]struct{}{}, 0, false
 	}
 	return s, domain
 }
@@ -153,14 +154,13 @@ func (b *budget) hash(q dns.Question, flags uint8) uint64 {
 	}{dns.CanonicalName(q.Name), q.Qtype, flags})
 }
 
-// cost is how many octets a question counts. A new one carries its name and its type. One that was asked before carries
-// only which of at most [BudgetQuestions] it is: eleven bits, counted as one octet, or a program that asks anew for each of
-// its connections would be stopped.
-func cost(name string, known bool) int {
+// cost is how many bits a question carries out. A new one carries its name and its type. One that was asked before carries
+// only which of so many it is: a program that asks anew for each of its connections to one name says nothing by it.
+func cost(name string, known bool, asked int) int {
 	if known {
-		return 1
+		return bits.Len(uint(asked - 1))
 	}
-	return len(name) + 2
+	return 8 * (len(name) + 2)
 }
 
 // flagsOf are the bits of the client's message that go along; see ask.

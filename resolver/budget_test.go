@@ -146,18 +146,43 @@ func exfiltrate(t *testing.T, s *Server, until time.Time) (sent int) {
 	return sent
 }
 
-// Repeats are questions too: which of the known ones is asked carries something.
+// Which of the known questions is asked carries something out: as many bits as it takes to say which. A program that has one
+// name and asks for it at each connection says nothing.
 func TestBudgetOfRepeats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, up, _ := budgeted(t)
-		for range 2 * BudgetOctets {
-			send(t, s, question("a.leak.example", dns.TypeA, 0))
-			time.Sleep(time.Second / BudgetRate)
-		}
-		if n := len(up.got); n > BudgetOctets || n < BudgetOctets-100 {
-			t.Errorf("%d repeats left, with a budget of %d octets", n, BudgetOctets)
-		}
-	})
+	for _, c := range []struct {
+		name        string
+		known, bits int
+	}{
+		{"one question", 1, 0},
+		{"two addresses of one name", 2, 1},
+		{"a codebook", 1024, 10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, up, _ := budgeted(t)
+				ask := func(i int) {
+					send(t, s, question(fmt.Sprintf("n%d.leak.example", i), dns.TypeA, 0))
+					time.Sleep(time.Second / BudgetRate)
+				}
+				left := 8 * BudgetOctets
+				for i := range c.known {
+					ask(i)
+					left -= 8 * (len(fmt.Sprintf("n%d.leak.example.", i)) + 2)
+				}
+				before, tries := len(up.got), 40_000
+				for i := range tries {
+					ask(i % c.known)
+				}
+				want := tries
+				if c.bits > 0 {
+					want = min(tries, left/c.bits)
+				}
+				if n := len(up.got) - before; n != want {
+					t.Errorf("%d repeats left, want %d", n, want)
+				}
+			})
+		})
+	}
 }
 
 // What the policy keeps does not count as leaked, whatever it is, but too many of it are told so.

@@ -32,6 +32,9 @@ type SetupError struct {
 }
 
 func (e *SetupError) Error() string {
+	if e.Step == StepSpec && e.Path != "" { // what the caller asked for says more than that it was looked at
+		return fmt.Sprintf("%s: %v", e.Path, e.Err)
+	}
 	if e.Path == "" {
 		return fmt.Sprintf("%s: %v", e.Step, e.Err)
 	}
