@@ -260,10 +260,6 @@ func copyTo(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return "", err
-	}
 	path := filepath.Join(dir, name)
-	return path, os.WriteFile(path, self, 0o755)
+	return path, errors.Join(copyFile("/proc/self/exe", path), os.Chmod(path, 0o755))
 }

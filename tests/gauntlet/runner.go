@@ -53,7 +53,7 @@ type Runner struct {
 	dir  string
 	self string // this binary, where every sandbox can execute it
 
-	broken    *edit // the leaky weir has it, too
+	broken    []edit // the leaky weir has them, too
 	leakyOnce sync.Once
 	leakyTool Tool
 	leakyErr  error
@@ -77,9 +77,10 @@ func NewRunner(dir string, tool Tool) (*Runner, error) {
 	return r, nil
 }
 
-// with returns a runner in the same world for a weir that a break was made in.
-func (r *Runner) with(tool Tool, b Break) *Runner {
-	return &Runner{World: r.World, Tool: tool, dir: r.dir, self: r.self, broken: &edit{b.File, b.Old, b.New}}
+// with returns a runner in the same world for a weir that these breaks were made in. Its rows have no controls: they had
+// them in the whole weir.
+func (r *Runner) with(tool Tool, stones []Break) *Runner {
+	return &Runner{World: r.World, Tool: tool, dir: r.dir, self: r.self, broken: edits(stones)}
 }
 
 // Close ends the world.
@@ -126,13 +127,8 @@ func (r *Runner) Run(row Row) Result {
 			return Result{row, Lacks, why}
 		}
 	}
-	if why := r.control(row, "without a sandbox", Tool{Name: "none", command: plainCommand}, row.Rules); why != "" {
+	if why := r.controls(row); why != "" {
 		return Result{row, Broken, why}
-	}
-	if r.Tool.Judges && row.Lifted != nil {
-		if why := r.control(row, "with the rule lifted", r.Tool, row.Lifted); why != "" {
-			return Result{row, Broken, why}
-		}
 	}
 	if !row.Leaked || !r.Tool.Judges {
 		outcome, why := r.attack(row, r.Tool)
@@ -151,6 +147,20 @@ func (r *Runner) Run(row Row) Result {
 	return Result{row, outcome, why}
 }
 
+// controls runs the row where it has to succeed, and says why it did not.
+func (r *Runner) controls(row Row) string {
+	if r.broken != nil {
+		return ""
+	}
+	if why := r.control(row, "without a sandbox", Tool{Name: "none", command: plainCommand}, row.Rules); why != "" {
+		return why
+	}
+	if r.Tool.Judges && row.Lifted != nil {
+		return r.control(row, "with the rule lifted", r.Tool, row.Lifted)
+	}
+	return ""
+}
+
 // leaky returns a weir that leaves CMD every capability that init has over the sandbox's namespaces, and no filter of
 // system calls. It is built when the first row asks for it.
 func (r *Runner) leaky() (Tool, error) {
@@ -161,7 +171,7 @@ func (r *Runner) leaky() (Tool, error) {
 		}
 		path := filepath.Join(r.dir, "weir-leaky")
 		if r.broken != nil {
-			edits, path = append(edits, *r.broken), path+"-broken"
+			edits, path = append(edits, r.broken...), path+"-broken"
 		}
 		root, err := moduleRoot()
 		if err == nil {
