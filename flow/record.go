@@ -15,6 +15,10 @@ import (
 // ownerWait bounds how long an event waits for the owner of its flow.
 const ownerWait = 250 * time.Millisecond
 
+// acceptOwnerWait bounds how long a handshake waits for it. The dial has taken its time already, so over a network there is
+// nothing left to wait for; but a program that talks to a server next door may be gone before anybody has looked.
+const acceptOwnerWait = 5 * time.Millisecond
+
 // record writes the flow's network-connect, once.
 func (f *visit) record() {
 	if f.recorded {

@@ -63,7 +63,8 @@ func (f *visit) openStream(ctx context.Context) opening {
 			return opening{}
 		}
 	}
-	f.mayHaveSent = true // from the moment that the program sees the handshake
+	f.awaitOwner(acceptOwnerWait) // as long as the program waits for the handshake it is there to be found
+	f.mayHaveSent = true          // from the moment that it sees the handshake
 	f.sending.Add(1)
 	client, err := f.Accept()
 	if err != nil {

@@ -76,11 +76,11 @@ func (f *visit) findProcess() {
 }
 
 // awaitOwner waits for the owner where one is looked for, but not for long.
-func (f *visit) awaitOwner() {
+func (f *visit) awaitOwner(limit time.Duration) {
 	if f.process == nil {
 		return
 	}
-	timer := time.NewTimer(refusalWait)
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case p := <-f.process:
@@ -173,7 +173,7 @@ const refusalWait = 50 * time.Millisecond
 // refuse records a denial and shows it to the program.
 func (f *visit) refuse(d policy.Decision) {
 	f.decision = d
-	f.awaitOwner()
+	f.awaitOwner(refusalWait)
 	f.record()
 	f.Reject(Denied)
 }
