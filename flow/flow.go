@@ -18,10 +18,9 @@ type Arrival struct {
 	// Inbound says that the flow was opened from outside towards a published port of the sandbox.
 	Inbound bool
 
-	// Accept finishes the handshake, which a door that can holds open until then, and returns the sandbox's end of the
-	// flow, which the caller closes. For "udp" and
-	// "icmp" one Read or Write is one datagram; for "icmp" a datagram is one echo message (RFC 792, RFC 4443) from its
-	// type octet on, and identifiers are the door's business.
+	// Accept finishes the handshake, which a door holds open until then if it can, and returns the sandbox's end of the
+	// flow, which the caller closes. For "udp" and "icmp" one Read or Write is one datagram; for "icmp" a datagram is one
+	// echo message (RFC 792, RFC 4443) from its type octet on, and identifiers are the door's business.
 	// It is called at most once.
 	Accept func() (net.Conn, error)
 

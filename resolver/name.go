@@ -22,26 +22,7 @@ func nameOf(wire string) asked {
 		odd := strings.ToLower(strings.TrimSuffix(wire, "."))
 		return asked{full: odd, judged: odd, odd: true}
 	}
-	return asked{full: full, judged: withoutService(full)}
-}
-
-// withoutService drops the two leading labels of a service name (RFC 2782, and the port prefix of RFC 9460 section 2.3):
-// who may ask for a host may ask where its services are.
-func withoutService(name string) string {
-	service, rest, _ := strings.Cut(name, ".")
-	proto, host, found := strings.Cut(rest, ".")
-	if found && underscored(service) && underscored(proto) {
-		return host
-	}
-	return name
-}
-
-// maxService is the longest service label: 15 octets (RFC 6335 section 5.1) and the underscore. What may be longer would be
-// a place to put data into, below a name that is allowed alone.
-const maxService = 16
-
-func underscored(label string) bool {
-	return len(label) > 1 && len(label) <= maxService && label[0] == '_'
+	return asked{full: full, judged: hostname.Owner(full)}
 }
 
 // isOrUnder reports whether name is domain or below it; both in normal form.

@@ -3,11 +3,13 @@ package resolver
 import (
 	"strings"
 	"testing"
+
+	"github.com/weir-dev/weir/internal/hostname"
 )
 
 // What the policy judges of a name, and what it does not take for a service.
 func TestJudgedName(t *testing.T) {
-	long := "_" + strings.Repeat("x", maxService-1)
+	long := "_" + strings.Repeat("x", hostname.MaxService-1)
 	for _, c := range []struct{ wire, judged string }{
 		{"_postgres._tcp.db.example.", "db.example"},
 		{"_8443._https.Shop.Example.", "shop.example"},

@@ -41,8 +41,7 @@ func confine(spec Spec) error {
 	if err := limitResources(); err != nil {
 		return err
 	}
-	// A session keyring of its own; a kernel without keyrings, or a filter around us, has none to protect.
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {
+	if err := joinOwnKeyring(); err != nil {
 		return fail("session keyring", err)
 	}
 	for c := uintptr(0); c <= lastCap; c++ {
@@ -106,12 +105,21 @@ func dropOwnPrivilegesSupported() bool {
 	return errno == 0
 }
 
+// joinOwnKeyring gives CMD a session keyring of its own. A kernel without keyrings, or a filter around us, has none to protect.
+func joinOwnKeyring() error {
+	_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+	if err == unix.ENOSYS || err == unix.EPERM || err == unix.EACCES {
+		return nil
+	}
+	return err
+}
+
 // confineEngine is confine for a CMD that is root over the inner namespaces: it keeps its capabilities, which are good for
 // nothing else, may gain them from setuid programs of images, and may make namespaces. What is left is the filter, and
 // what Landlock can do where file systems are mounted.
 func confineEngine() error {
 	fail := func(what string, err error) error { return &SetupError{Step: StepConfine, Path: what, Err: err} }
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS && err != unix.EPERM && err != unix.EACCES {
+	if err := joinOwnKeyring(); err != nil {
 		return fail("session keyring", err)
 	}
 	if err := scopeByLandlock(); err != nil {

@@ -200,9 +200,6 @@ func tuneKernel(proc tree, spec Spec) error {
 		{"net/ipv6/conf/default/accept_ra", "0"},
 		{"net/ipv6/conf/default/autoconf", "0"},
 	}
-	if !spec.isEngine() {
-		settings = append(settings, [2]string{"user/max_user_namespaces", "0"}) // none inside ours, after this
-	}
 	if !spec.Addr6.IsValid() {
 		settings = append(settings, [2]string{"net/ipv6/conf/default/disable_ipv6", "1"})
 	}

@@ -28,7 +28,7 @@ type Sandbox struct {
 	command  string
 
 	mu        sync.Mutex
-	link      *os.File // these four until the caller asks for them
+	link      *os.File // this and those below until the caller asks for them
 	linkInfo  LinkInfo
 	held      []string
 	listeners map[uint16][]*os.File

@@ -355,8 +355,7 @@ const (
 
 // trim gives back what flows needed to begin and do not need to wait, and what they held when they are gone: when many more
 // or many fewer are open than before and their number has settled, it collects garbage. The collector also halves the stacks
-// that it finds mostly empty; hence twice. A data path that grows out of bounds all the
-// same it ends.
+// that it finds mostly empty; hence twice. It ends a data path that grows out of bounds all the same.
 func (d *dataPath) trim(ctx context.Context) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()

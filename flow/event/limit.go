@@ -14,7 +14,7 @@ import (
 // first event about a destination has a reserve beside both: the one that matters is not lost in a flood of others.
 //
 // No program that gets work done reaches these: installing a package of a thousand files opens fewer than a hundred
-// connections. They bound what a flood can write: 200 denials a second take six minutes for one file of 64 MiB.
+// connections. They bound what a flood can write: 200 denials a second take some nine minutes to fill one file of 64 MiB.
 const (
 	CarriedRate, CarriedBurst = 500, 20000
 	DeniedRate, DeniedBurst   = 200, 10000

@@ -238,7 +238,7 @@ func (p *Policy) Hint(q Question, d Decision) string {
 		name = ""
 	case ReasonAmbiguousName:
 		for _, n := range q.Asked {
-			if p.active.Load().allow.name(owner(n), key{proto: protoOf(proto), port: port}) == nil {
+			if p.active.Load().allow.name(hostname.Owner(n), key{proto: protoOf(proto), port: port}) == nil {
 				name = n
 			}
 		}

@@ -13,7 +13,7 @@ func (t *table) nameOrOwner(n string, k key) *entry {
 	if e := t.name(n, k); e != nil {
 		return e
 	}
-	if o := owner(n); o != n {
+	if o := hostname.Owner(n); o != n {
 		return t.name(o, k)
 	}
 	return nil
@@ -51,7 +51,7 @@ func (p *Policy) decideName(name string) NameDecision {
 	if e := m.deny.everyName(true); e != nil {
 		return NameDecision{Reason: ReasonRule, Rule: e.label}
 	}
-	e := m.allow.name(owner(n), key{anyName: true})
+	e := m.allow.name(hostname.Owner(n), key{anyName: true})
 	if e != nil && (!dohName(n) || e.target.Kind == NameTarget) {
 		return NameDecision{Verdict: Allow, Rule: e.label, Route: e.route}
 	}
@@ -97,7 +97,7 @@ func (p *Policy) expansion(n string) bool {
 // a refusal is rebinding. It is the same in both modes.
 func (p *Policy) AnswerAllowed(name string, addr netip.Addr) (ok bool, reason string) {
 	m := p.active.Load()
-	n := owner(strings.ToLower(strings.TrimSuffix(name, ".")))
+	n := hostname.Owner(strings.ToLower(strings.TrimSuffix(name, ".")))
 	addr = addr.Unmap().WithZone("")
 	if !p.answerable(m, n, addr) {
 		return false, ReasonRebinding

@@ -90,7 +90,7 @@ func (o Observation) question(l line) (Observation, bool, error) {
 	if err != nil {
 		return o, false, nil // nothing that a rule could be written for: the root, names of odd octets
 	}
-	n = owner(n)
+	n = hostname.Owner(n)
 	if n == HostName || n == "localhost" || hostname.Under(n, "localhost") {
 		return o, false, nil
 	}
@@ -127,7 +127,7 @@ func (o Observation) flow(l line) (Observation, bool, error) {
 	}
 	for _, n := range names[:min(len(names), MaxNames)] {
 		if n, err := hostname.Normalize(n); err == nil {
-			o.Names = appendNew(o.Names, owner(n))
+			o.Names = appendNew(o.Names, hostname.Owner(n))
 		}
 	}
 	for _, claim := range []string{d.SNI, d.HTTPHost} {

@@ -62,17 +62,3 @@ func localName(name string) bool {
 	}
 	return i < 0
 }
-
-// owner drops the leading _service._proto labels of RFC 2782 and RFC 9460, which say what is asked about a host but are
-// no part of its name. Both must be there: a single underscore label (_dmarc) names a record of its own.
-func owner(name string) string {
-	rest := name
-	for range 2 {
-		i := strings.IndexByte(rest, '.')
-		if i < 2 || i > 16 || rest[0] != '_' {
-			return name
-		}
-		rest = rest[i+1:]
-	}
-	return rest
-}

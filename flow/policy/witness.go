@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/weir-dev/weir/internal/guard"
+import (
+	"github.com/weir-dev/weir/internal/guard"
+
+	"github.com/weir-dev/weir/internal/hostname"
+)
 
 // witness is what evidence and claim say together.
 type witness struct {
@@ -16,12 +20,12 @@ func (j *judge) witnesses() witness {
 	k.route, k.private = j.q.Route, j.private
 	w := witness{all: true}
 	for _, n := range j.q.Asked {
-		e := j.m.allow.name(owner(n), k)
+		e := j.m.allow.name(hostname.Owner(n), k)
 		w.all = w.all && e != nil
 		if e != nil && (w.best == nil || e.rank > w.best.rank) {
 			w.best = e
 		}
-		w.bound = w.bound || e != nil && owner(n) == j.q.Claim
+		w.bound = w.bound || e != nil && hostname.Owner(n) == j.q.Claim
 	}
 	if j.q.Claim != "" {
 		if j.q.ConnectPort != 0 {
@@ -79,7 +83,7 @@ func (j *judge) otherPort() bool {
 	}
 	k.route, k.private = j.q.Route, j.private
 	for _, n := range j.q.Asked {
-		if j.m.allow.name(owner(n), k) != nil {
+		if j.m.allow.name(hostname.Owner(n), k) != nil {
 			return true
 		}
 	}

@@ -13,7 +13,8 @@ import (
 const HostRefresh = 5 * time.Second
 
 // HostAddrs returns the addresses of the host's interfaces, without zones and without loopback addresses (those have a
-// class of their own), and the broadcast addresses of their IPv4 networks, where the host itself is among the listeners. An address that a cloud maps onto the host from outside is on no interface and not among them.
+// class of their own), and the broadcast addresses of their IPv4 networks, where the host itself is among the listeners. An
+// address that a cloud maps onto the host from outside is on no interface and not among them.
 func HostAddrs() ([]netip.Addr, error) {
 	list, err := net.InterfaceAddrs()
 	if err != nil {

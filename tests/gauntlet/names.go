@@ -68,7 +68,7 @@ func nameBreaks() []Break {
 		{"names", "flow/sniff/quic_frames.go", "bad := stream.write(offset, data)", "bad := stream.write(0*offset, data)", []string{"names/quic-many-frames"}},
 		{"names", "flow/sniff/quic_frames.go", "if offset > MaxCrypto || offset+uint64(len(data)) > MaxCrypto {", "if false {", []string{"names/quic-frame-bounds"}},
 		{"dns", "flow/policy/names.go", "return NameDecision{Reason: ReasonDNSBlocked,", "return NameDecision{Verdict: Allow, Reason: ReasonDNSBlocked,", []string{"dns/label", "dns/label-tcp", "dns/label-null", "dns/reverse", "dns/server-question"}},
-		{"dns", "resolver/name.go", "len(label) <= maxService &&", "", []string{"dns/service"}},
+		{"dns", "internal/hostname/service.go", "len(label) <= MaxService &&", "", []string{"dns/service"}},
 		{"dns", "resolver/inspect.go", "if end != len(raw) {", "if end > len(raw) {", []string{"dns/server-behind", "dns/server-length"}},
 		{"dns", "resolver/message.go", "up.SetEdns0(ourUDP, opt.Do())", "up.Extra = q.Extra", []string{"dns/edns"}},
 	}
