@@ -1,6 +1,5 @@
-// Package tproxy is the second door: nftables TPROXY, in the sandbox's own namespaces or on the host.
-//
-// What is here so far is the question whether this kernel could do it at all.
+//go:build linux
+
 package tproxy
 
 import (

@@ -16,7 +16,8 @@
 //	to 127.0.0.0/8, or to the sandbox's own address     pass: the program talks to itself, or is answered
 //	not from the sandbox's own address                  drop, and say so: the source is forged
 //	to multicast, broadcast, class E                    drop, and say so
-//	TCP, UDP                                            to the door's listener, address and port unchanged (TPROXY)
+//	TCP, UDP                                            to the socket of their flow, or else to the door's listener, address
+//	                                                    and port unchanged (TPROXY)
 //	everything else                                     drop, and say so
 //
 // The chain's policy is drop. The listener's accepted sockets have the program's destination as their own address, since

@@ -222,3 +222,21 @@ func tell(fd int, m []byte) error {
 	}
 	return nil
 }
+
+// FlowSocket opens a socket for the replies of one UDP flow: it may be bound to any address of its family, and others may
+// be bound to the same one. It needs no capability.
+func FlowSocket(ipv6 bool) (int, error) {
+	family, free := unix.AF_INET, [3]int{unix.SOL_IP, unix.IP_FREEBIND, 1}
+	if ipv6 {
+		family, free = unix.AF_INET6, [3]int{unix.SOL_IPV6, unix.IPV6_FREEBIND, 1}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := options(fd, nil, free, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}

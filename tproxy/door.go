@@ -1,0 +1,186 @@
+//go:build linux
+
+package tproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/tproxy/rules"
+)
+
+// Defaults of Limits. They are per Door and so per sandbox.
+const (
+	DefaultTCPFlows      = 8192
+	DefaultUDPFlows      = 1024
+	DefaultHalfOpenUDP   = 256
+	DefaultUDPIdle       = 120 * time.Second
+	DefaultUDPUnanswered = 30 * time.Second
+	DefaultUDPIdleDNS    = 10 * time.Second
+)
+
+// Limits bounds what one sandbox may hold. A zero field takes its default.
+type Limits struct {
+	// TCPFlows is how many connections may live at once; one beyond it is reset.
+	TCPFlows int
+
+	// UDPFlows bounds the table of UDP flows; the one that was quiet for longest makes room. HalfOpenUDP is how many of
+	// them may wait for a verdict at once; a datagram of a new tuple beyond it is dropped.
+	UDPFlows, HalfOpenUDP int
+
+	// UDPIdle ends a UDP flow that was quiet that long, UDPUnanswered one that never had an answer, UDPIdleDNS one to
+	// port 53.
+	UDPIdle, UDPUnanswered, UDPIdleDNS time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.TCPFlows, DefaultTCPFlows)
+	setDefault(&l.UDPFlows, DefaultUDPFlows)
+	setDefault(&l.HalfOpenUDP, DefaultHalfOpenUDP)
+	setDefault(&l.UDPIdle, DefaultUDPIdle)
+	setDefault(&l.UDPUnanswered, DefaultUDPUnanswered)
+	setDefault(&l.UDPIdleDNS, DefaultUDPIdleDNS)
+	return l
+}
+
+// setDefault gives *v the value d when it is not positive.
+func setDefault[T int | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+// Config is what a Door is made of.
+type Config struct {
+	// Files are the sockets of the sandbox's namespace by their kind (package rules): KindTCP, KindUDP, KindICMP and
+	// KindLog are used here. The Door owns them.
+	Files map[string][]*os.File
+
+	// Socket opens a UDP socket in the sandbox's namespace, non-blocking, close-on-exec, free to be bound to any address,
+	// with SO_REUSEADDR. The caller owns the descriptor. Required.
+	Socket func(ipv6 bool) (fd int, err error)
+
+	Limits Limits
+
+	// Log gets what goes wrong inside the door; nil is silence.
+	Log logrus.FieldLogger
+}
+
+// Door is one sandbox's TPROXY door. Make it with New, run it with Serve.
+type Door struct {
+	cfg      Config
+	tcp      []net.Listener
+	udp      []*udpListener
+	table    *udpTable
+	icmp     *unreachable
+	drops    *dropLog
+	counters counters
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	flows  sync.WaitGroup
+	once   sync.Once
+}
+
+// New takes the sockets over. On error they are closed.
+func New(cfg Config) (*Door, error) {
+	cfg.Limits = cfg.Limits.withDefaults()
+	d := &Door{cfg: cfg}
+	d.table = newUDPTable(d)
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if err := d.open(); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("open tproxy door: %w", err)
+	}
+	return d, nil
+}
+
+func (d *Door) open() error {
+	for _, f := range d.cfg.Files[rules.KindTCP] {
+		ln, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		d.tcp = append(d.tcp, ln)
+	}
+	for _, f := range d.cfg.Files[rules.KindUDP] {
+		l, err := newUDPListener(d, f)
+		if err != nil {
+			return err
+		}
+		d.udp = append(d.udp, l)
+	}
+	if len(d.tcp) == 0 || len(d.udp) == 0 {
+		return errors.New("no listeners")
+	}
+	var err error
+	if d.icmp, err = newUnreachable(d.cfg.Files[rules.KindICMP]); err != nil {
+		return err
+	}
+	if f := d.cfg.Files[rules.KindLog]; len(f) > 0 {
+		d.drops = &dropLog{file: f[0], counters: &d.counters}
+	}
+	return nil
+}
+
+// Serve hands each flow to h until ctx ends or the door is closed; then it waits for the handlers. It always returns a
+// non-nil error: ctx's, net.ErrClosed, or what a listener failed with.
+func (d *Door) Serve(ctx context.Context, h flow.Handler) error {
+	defer d.flows.Wait()
+	defer d.Close()
+	stop := context.AfterFunc(ctx, func() { d.Close() })
+	defer stop()
+	failed := make(chan error, len(d.tcp)+len(d.udp)+1)
+	for _, ln := range d.tcp {
+		go func() { failed <- d.acceptAll(ln, h) }()
+	}
+	for _, l := range d.udp {
+		go func() { failed <- l.receiveAll(h) }()
+	}
+	if d.drops != nil {
+		go d.drops.readAll()
+	}
+	err := <-failed
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Close ends every flow and the listeners. It is idempotent.
+func (d *Door) Close() error {
+	d.once.Do(func() {
+		d.cancel()
+		for _, ln := range d.tcp {
+			ln.Close()
+		}
+		for _, l := range d.udp {
+			l.close()
+		}
+		d.table.close()
+		for _, files := range d.cfg.Files {
+			for _, f := range files {
+				f.Close()
+			}
+		}
+	})
+	return nil
+}
+
+// Counters returns how often what happened. What was thrown away starts with "drop-".
+func (d *Door) Counters() map[string]uint64 { return d.counters.snapshot() }
+
+func (d *Door) warn(err error, what string) {
+	if d.cfg.Log != nil {
+		d.cfg.Log.WithError(err).Warn(what)
+	}
+}

@@ -1,0 +1,130 @@
+//go:build linux
+
+package tproxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-dev/weir/flow"
+)
+
+// maxDatagram is the largest payload of a UDP datagram.
+const maxDatagram = 65535
+
+// dnsPort is the port whose flows are questions and answers: they are idle sooner.
+const dnsPort = 53
+
+// udpListener gets the first datagrams of the flows of one family.
+type udpListener struct {
+	door *Door
+	conn *net.UDPConn
+}
+
+func newUDPListener(d *Door, f *os.File) (*udpListener, error) {
+	pc, err := net.FilePacketConn(f)
+	f.Close()
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := pc.(*net.UDPConn)
+	if !ok {
+		pc.Close()
+		return nil, errors.New("not a udp socket")
+	}
+	return &udpListener{door: d, conn: conn}, nil
+}
+
+func (l *udpListener) close() { l.conn.Close() }
+
+// receiveAll makes a flow of each datagram that belongs to none, until the listener is closed.
+func (l *udpListener) receiveAll(h flow.Handler) error {
+	b, oob := make([]byte, maxDatagram), make([]byte, 256)
+	for {
+		n, oobn, _, src, err := l.conn.ReadMsgUDPAddrPort(b, oob)
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if err != nil {
+			continue // an error of one datagram
+		}
+		dst, ok := originalDst(oob[:oobn])
+		if !ok {
+			l.door.counters.add(dropMalformed)
+			continue
+		}
+		src = netip.AddrPortFrom(src.Addr().Unmap(), src.Port())
+		l.door.table.deliver(udpKey{src, dst}, b[:n], h)
+	}
+}
+
+// originalDst finds IP_ORIGDSTADDR or IPV6_ORIGDSTADDR among the control messages.
+func originalDst(oob []byte) (netip.AddrPort, bool) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	for _, m := range messages {
+		switch {
+		case m.Header.Level == unix.SOL_IP && m.Header.Type == unix.IP_ORIGDSTADDR && len(m.Data) >= unix.SizeofSockaddrInet4:
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte(m.Data[4:8])), binary.BigEndian.Uint16(m.Data[2:])), true
+		case m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_ORIGDSTADDR && len(m.Data) >= unix.SizeofSockaddrInet6:
+			return netip.AddrPortFrom(netip.AddrFrom16([16]byte(m.Data[8:24])), binary.BigEndian.Uint16(m.Data[2:])), true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// idleOf is how long a flow to dst may be quiet.
+func (l Limits) idleOf(dst netip.AddrPort, answered bool) time.Duration {
+	switch {
+	case dst.Port() == dnsPort:
+		return l.UDPIdleDNS
+	case answered:
+		return l.UDPIdle
+	}
+	return l.UDPUnanswered
+}
+
+// connect opens the flow's own socket: bound to where the program sent, connected to the program's port.
+func (d *Door) connect(key udpKey) (*net.UDPConn, error) {
+	fd, err := d.cfg.Socket(key.dst.Addr().Is6())
+	if err != nil {
+		return nil, fmt.Errorf("open socket inside: %w", err)
+	}
+	if err := unix.Bind(fd, sockaddr(key.dst)); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("bind to %s inside: %w", key.dst, err)
+	}
+	if err := unix.Connect(fd, sockaddr(key.src)); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("connect to %s inside: %w", key.src, err)
+	}
+	f := os.NewFile(uintptr(fd), "udp flow")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UDPConn)
+	if !ok {
+		c.Close()
+		return nil, syscall.EPROTOTYPE
+	}
+	return u, nil
+}
+
+func sockaddr(ap netip.AddrPort) unix.Sockaddr {
+	if ap.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+}
