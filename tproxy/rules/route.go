@@ -29,7 +29,9 @@ func (c Inside) route() error {
 		flags := 0
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if f.own.Is6() {
-			flags = unix.IFA_F_NODAD
+			// The prefix route of an address on lo is one that refuses, and the kernel puts the address to use in the
+			// background: what came meanwhile would meet it.
+			flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
 		if err := h.AddrAdd(lo, &netlink.Addr{IPNet: network(netip.PrefixFrom(f.own, f.own.BitLen())), Flags: flags}); err != nil {
