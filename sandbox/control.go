@@ -27,6 +27,7 @@ type message struct {
 	NetNS   bool     `json:",omitempty"` // the network namespace comes along
 	Held    []string `json:",omitempty"` // opReady: the walls that CMD is going to have
 	Ports   []uint16 `json:",omitempty"` // opReady: the port of each listener that follows
+	Sockets []string `json:",omitempty"` // opReady: the kind of each of the door's sockets that follow them
 	Signal  int      `json:",omitempty"` // opSignal; opExit: the signal that ended CMD
 	Code    int      `json:",omitempty"` // opExit
 	Failure *failure `json:",omitempty"` // opFailed
@@ -43,7 +44,10 @@ const (
 	opFailed  = "failed"
 
 	maxMessage = 64 << 10
-	maxFds     = 4 + 2*maxHostPorts
+
+	// maxDoorSockets is how many the tproxy door has: five of each family, and two.
+	maxDoorSockets = 12
+	maxFds         = 4 + 2*maxHostPorts
 )
 
 // failure carries an error over the process boundary.

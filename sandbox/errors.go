@@ -13,6 +13,7 @@ const (
 	StepTap        = "create tap"
 	StepVeth       = "create veth"
 	StepLink       = "create link" // every kind of link that was allowed failed; Err joins the causes
+	StepDoor       = "open tproxy door"
 	StepAddress    = "configure network"
 	StepMount      = "mount"
 	StepProc       = "mount proc" // refused where the visible /proc is masked, as in most containers

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-dev/weir/tproxy/rules"
 )
 
 // linkName is the name of the link inside.
@@ -19,12 +21,13 @@ const linkName = "eth0"
 
 // network is what the launcher gets of the network namespace: descriptors, in the order of the ready message.
 type network struct {
-	link      int
+	link      int // -1 with the tproxy door
 	info      LinkInfo
 	dial      int
 	diag      int // -1 if the kernel has none
 	netns     int // -1 where init's own will do
 	listeners []listener
+	sockets   []rules.Socket // of the tproxy door
 }
 
 type listener struct {
@@ -37,11 +40,17 @@ func (n *network) ready() message {
 	for _, l := range n.listeners {
 		m.Ports = append(m.Ports, l.port)
 	}
+	for _, s := range n.sockets {
+		m.Sockets = append(m.Sockets, s.Kind)
+	}
 	return m
 }
 
 func (n *network) fds() []int {
-	fds := []int{n.link, n.dial}
+	fds := []int{n.dial}
+	if n.link >= 0 {
+		fds = append(fds, n.link)
+	}
 	if n.diag >= 0 {
 		fds = append(fds, n.diag)
 	}
@@ -50,6 +59,9 @@ func (n *network) fds() []int {
 	}
 	for _, l := range n.listeners {
 		fds = append(fds, l.fd)
+	}
+	for _, s := range n.sockets {
+		fds = append(fds, s.FD)
 	}
 	return fds
 }
@@ -64,11 +76,14 @@ func buildNetwork(spec Spec) (*network, error) {
 		return nil, &SetupError{Step: StepAddress, Path: "netlink", Err: err}
 	}
 	defer h.Close()
-	n := &network{diag: -1, netns: -1}
-	if n.link, n.info, err = makeLink(spec); err != nil {
-		return nil, err
+	n := &network{link: -1, diag: -1, netns: -1}
+	if spec.Door == DoorTProxy {
+		n.info = LinkInfo{Kind: DoorTProxy}
+		err = n.openDoor(spec)
+	} else if n.link, n.info, err = makeLink(spec); err == nil {
+		err = configure(h, spec, n.info)
 	}
-	if err := configure(h, spec, n.info); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if n.listeners, err = listenAll(spec.HostPorts); err != nil {

@@ -32,6 +32,7 @@ type Sandbox struct {
 	linkInfo  LinkInfo
 	held      []string
 	listeners map[uint16][]*os.File
+	sockets   map[string][]*os.File
 	dial      *os.File
 	diag      *os.File
 	netns     *os.File       // nil: init's own
@@ -229,8 +230,8 @@ func (s *Sandbox) awaitReady() error {
 
 // descriptors is how many come along with the link.
 func (m message) descriptors() int {
-	n := 2 + len(m.Ports)
-	for _, one := range []bool{m.Diag, m.NetNS} {
+	n := 1 + len(m.Ports) + len(m.Sockets)
+	for _, one := range []bool{m.Link.Kind != DoorTProxy, m.Diag, m.NetNS} {
 		if one {
 			n++
 		}
@@ -245,7 +246,10 @@ func (s *Sandbox) adopt(m message, fds []int) {
 		fds = fds[1:]
 		return f
 	}
-	s.linkInfo, s.link, s.dial, s.held = m.Link, next("link"), next("dial"), m.Held
+	s.linkInfo, s.dial, s.held = m.Link, next("dial"), m.Held
+	if m.Link.Kind != DoorTProxy {
+		s.link = next("link")
+	}
 	if m.Diag {
 		s.diag = next("diag")
 	}
@@ -255,6 +259,12 @@ func (s *Sandbox) adopt(m message, fds []int) {
 	s.listeners = make(map[uint16][]*os.File)
 	for _, port := range m.Ports {
 		s.listeners[port] = append(s.listeners[port], next(fmt.Sprintf("host-port-%d", port)))
+	}
+	for _, kind := range m.Sockets {
+		if s.sockets == nil {
+			s.sockets = make(map[string][]*os.File)
+		}
+		s.sockets[kind] = append(s.sockets[kind], next(kind))
 	}
 }
 
@@ -314,9 +324,10 @@ func (s *Sandbox) Close() error {
 	}
 	closeAll(take(s, &s.streams))
 	for _, fs := range take(s, &s.listeners) {
-		for _, f := range fs {
-			f.Close()
-		}
+		closeFiles(fs)
+	}
+	for _, fs := range take(s, &s.sockets) {
+		closeFiles(fs)
 	}
 	return nil
 }
@@ -337,4 +348,10 @@ func sealedJSON(v any) (*os.File, error) {
 		return nil, fmt.Errorf("write spec: %w", err)
 	}
 	return f, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }

@@ -24,6 +24,8 @@ const module = "github.com/weir-dev/weir"
 var edges = []struct{ from, to, why string }{
 	{"netstack", "flow", "a door fills flow.Arrival and hands it to a flow.Handler"},
 	{"tproxy", "flow", "the other door does the same"},
+	{"tproxy", "tproxy/rules", "what the rules send to the door is received there"},
+	{"sandbox", "tproxy/rules", "the rules and the sockets of the tproxy door belong to the sandbox's network namespace"},
 	{"flow", "flow/sniff", "the gate reads the claim in a flow's first bytes"},
 	{"flow", "flow/policy", "the gate asks for a decision and obeys it"},
 	{"flow", "flow/event", "the gate tells what became of each flow"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -19,7 +20,6 @@ import (
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/internal/guard"
 	"github.com/weir-dev/weir/internal/lockdown"
-	"github.com/weir-dev/weir/netstack"
 	"github.com/weir-dev/weir/resolver"
 	"github.com/weir-dev/weir/sandbox"
 )
@@ -90,7 +90,11 @@ type dataPath struct {
 
 	memory *resolver.Memory
 	dns    *resolver.Server
-	stack  *netstack.Stack
+	door   door
+	// doorName is its name in events, listenDNS opens the resolver's sockets on the i-th gateway address.
+	doorName  string
+	listenDNS func(i int, at netip.AddrPort) (net.PacketConn, net.Listener, error)
+
 	gate   *flow.Gate
 	inside *insideDialer
 	drops  *drops
@@ -148,7 +152,7 @@ func (d *dataPath) open(files []*os.File) error {
 	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
-	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openStack, d.openResolver, d.openGate} {
+	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openDoor, d.openResolver, d.openGate} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -240,23 +244,6 @@ func (d *dataPath) emit(details event.Details) {
 	d.events.Emit(&event.Event{Time: time.Now(), App: d.cfg.App, Sandbox: d.cfg.Sandbox, Details: details})
 }
 
-func (d *dataPath) openStack() error {
-	info := d.cfg.Link
-	cfg := netstack.Config{
-		Link:  netstack.Link{File: d.file("link"), Kind: info.Kind, VnetHdr: info.VnetHdr, TSO: info.TSO, USO: info.USO},
-		MTU:   uint32(info.MTU),
-		Addr4: guest4, Gateway4: gateway4, GuestMAC: guestMAC, GatewayMAC: gatewayMAC, Log: d.log,
-	}
-	if d.cfg.IPv6 {
-		cfg.Addr6, cfg.Gateway6 = guest6, gateway6
-	}
-	var err error
-	if d.stack, err = netstack.New(cfg); err != nil {
-		return fmt.Errorf("start netstack: %w", err)
-	}
-	return nil
-}
-
 // openResolver builds the sandbox's DNS. The upstream of an app that goes through the tunnel is not the host's: without a
 // tunnel its questions fail, they are never asked elsewhere.
 func (d *dataPath) openResolver() error {
@@ -284,7 +271,7 @@ func (d *dataPath) openGate() error {
 		told = nil
 	}
 	d.gate = &flow.Gate{
-		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: "netstack",
+		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: d.doorName,
 		Policy:    d.policy,
 		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
 		Routes:    map[string]flow.Dialer{"direct": newDirect(d.cfg.Policy.HostPorts, told)},
@@ -296,19 +283,14 @@ func (d *dataPath) openGate() error {
 
 // serve starts everything that runs for as long as the sandbox.
 func (d *dataPath) serve(ctx context.Context) error {
-	for _, gateway := range d.dns.Local[hostName] {
-		at := netip.AddrPortFrom(gateway, 53)
-		pc, err := d.stack.ListenPacket(at)
-		if err != nil {
-			return fmt.Errorf("listen for dns: %w", err)
-		}
-		ln, err := d.stack.Listen(at)
+	for i, gateway := range d.dns.Local[hostName] {
+		pc, ln, err := d.listenDNS(i, netip.AddrPortFrom(gateway, 53))
 		if err != nil {
 			return fmt.Errorf("listen for dns: %w", err)
 		}
 		go d.mustServe(ctx, "dns", func() error { return d.dns.Serve(ctx, pc, ln) })
 	}
-	go d.mustServe(ctx, "netstack", func() error { return d.stack.Serve(ctx, d.gate) })
+	go d.mustServe(ctx, d.doorName, func() error { return d.door.Serve(ctx, d.gate) })
 	go d.trim(ctx)
 	d.drops = newDrops(d.counters, d.emit)
 	go d.drops.watch(ctx)
@@ -387,7 +369,7 @@ func (d *dataPath) finish(m order) *dataPathReport {
 	d.gate.Drain(ctx)
 	cancel()
 	d.cancel()
-	d.stack.Close()
+	d.door.Close()
 	for end := time.Now().Add(time.Second); d.gate.Flows() > 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}

@@ -77,7 +77,7 @@ var resolverDrops = map[string]string{
 // counters are all counts of packets, connections and names that were given up for a bound or a filter.
 func (d *dataPath) counters() map[string]uint64 {
 	out := map[string]uint64{}
-	for name, n := range d.stack.Counters() {
+	for name, n := range d.door.Counters() {
 		if strings.HasPrefix(name, "drop-") || strings.HasPrefix(name, "reject-") || strings.HasSuffix(name, "-evicted") {
 			out[name] = n
 		}

@@ -187,12 +187,17 @@ func (l *launch) configureDataPath() error {
 	for _, wall := range l.box.Held() {
 		cfg.Held = append(cfg.Held, "cmd:"+wall)
 	}
-	files := []*os.File{link}
+	var files []*os.File
 	defer func() { closeAll(files) }()
-	cfg.Files = []string{"link"}
 	add := func(name string, f *os.File) {
 		if f != nil {
 			cfg.Files, files = append(cfg.Files, name), append(files, f)
+		}
+	}
+	add("link", link)
+	for kind, sockets := range l.box.DoorSockets() {
+		for _, f := range sockets {
+			add(kind, f)
 		}
 	}
 	add("dial", l.box.DialSocket())

@@ -64,7 +64,7 @@ func (p *plan) buildSpec() error {
 	p.spec = sandbox.Spec{
 		Command: p.command, Dir: dir, Env: env,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Link: p.link, MTU: p.mtu,
+		Door: p.door, Link: p.link, MTU: p.mtu,
 		Addr4: guest4, Gateway4: gateway4, GuestMAC: guestMAC, GatewayMAC: gatewayMAC,
 		Nameservers: []netip.Addr{gateway4}, Search: host.Search(), ResolvOptions: host.Options(),
 		FS: p.fs, HomePath: home, Shares: shares, Hide: hidden,

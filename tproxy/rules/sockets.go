@@ -18,7 +18,11 @@ const (
 	KindLog  = "tproxy-log"  // an NFLOG socket that hears of dropped packets
 	KindDNS  = "dns-udp"     // the resolver's sockets on the gateway's addresses
 	KindDNS2 = "dns-tcp"
+	KindPool = "tproxy-pool" // where more sockets for UDP flows come from (package sandbox)
 )
+
+// MaxPool is how many sockets one request to the pool gets at most.
+const MaxPool = 32
 
 // Socket is one descriptor of the sandbox's namespace. It is non-blocking and close-on-exec, and the caller's.
 type Socket struct {

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/netstack"
+	"github.com/weir-dev/weir/sandbox"
+	"github.com/weir-dev/weir/tproxy"
+	"github.com/weir-dev/weir/tproxy/rules"
+)
+
+// door is how the flows of a sandbox come to the gate.
+type door interface {
+	Serve(ctx context.Context, h flow.Handler) error
+	Counters() map[string]uint64
+	Close() error
+}
+
+// openDoor opens the one that the sandbox was built for.
+func (d *dataPath) openDoor() error {
+	if d.cfg.Link.Kind == sandbox.DoorTProxy {
+		return d.openTProxy()
+	}
+	return d.openStack()
+}
+
+func (d *dataPath) openStack() error {
+	info := d.cfg.Link
+	cfg := netstack.Config{
+		Link:  netstack.Link{File: d.file("link"), Kind: info.Kind, VnetHdr: info.VnetHdr, TSO: info.TSO, USO: info.USO},
+		MTU:   uint32(info.MTU),
+		Addr4: guest4, Gateway4: gateway4, GuestMAC: guestMAC, GatewayMAC: gatewayMAC, Log: d.log,
+	}
+	if d.cfg.IPv6 {
+		cfg.Addr6, cfg.Gateway6 = guest6, gateway6
+	}
+	stack, err := netstack.New(cfg)
+	if err != nil {
+		return fmt.Errorf("start netstack: %w", err)
+	}
+	d.door, d.doorName = stack, "netstack"
+	d.listenDNS = func(_ int, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
+		pc, err := stack.ListenPacket(at)
+		if err != nil {
+			return nil, nil, err
+		}
+		ln, err := stack.Listen(at)
+		return pc, ln, err
+	}
+	return nil
+}
+
+func (d *dataPath) openTProxy() error {
+	pool, err := tproxy.NewPool(d.file(rules.KindPool))
+	if err != nil {
+		return err
+	}
+	files := map[string][]*os.File{}
+	for _, kind := range []string{rules.KindTCP, rules.KindUDP, rules.KindICMP, rules.KindLog} {
+		files[kind] = d.files[kind]
+	}
+	opened, err := tproxy.New(tproxy.Config{Files: files, Socket: pool.Socket, Log: d.log})
+	if err != nil {
+		return err
+	}
+	d.door, d.doorName = opened, sandbox.DoorTProxy
+	udp, tcp := d.files[rules.KindDNS], d.files[rules.KindDNS2]
+	d.listenDNS = func(i int, _ netip.AddrPort) (net.PacketConn, net.Listener, error) {
+		if i >= len(udp) || i >= len(tcp) {
+			return nil, nil, fmt.Errorf("no socket for it in the sandbox")
+		}
+		pc, err := net.FilePacketConn(udp[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		ln, err := net.FileListener(tcp[i])
+		return pc, ln, err
+	}
+	return nil
+}
