@@ -45,8 +45,8 @@ const (
 
 	maxMessage = 64 << 10
 
-	// maxDoorSockets is how many the tproxy door has: five of each family, and two.
-	maxDoorSockets = 12
+	// maxDoorSockets is how many the tproxy door has: five of each family, and three.
+	maxDoorSockets = 13
 	maxFds         = 4 + 2*maxHostPorts
 )
 

@@ -16,13 +16,15 @@ import (
 // Where the door is. The program may connect there; that is a flow to the gateway's address like any other.
 const (
 	doorPort  = 1077
+	doorQueue = 1077
 	doorGroup = 1077
 )
 
 // openDoor sets the namespace up for the tproxy door.
 func (n *network) openDoor(spec Spec) error {
 	inside := rules.Inside{
-		Addr4: spec.Addr4, Gateway4: spec.Gateway4, Addr6: spec.Addr6, Gateway6: spec.Gateway6, Port: doorPort, LogGroup: doorGroup,
+		Addr4: spec.Addr4, Gateway4: spec.Gateway4, Addr6: spec.Addr6, Gateway6: spec.Gateway6, Port: doorPort,
+		Hold: true, Queue: doorQueue, LogGroup: doorGroup,
 	}
 	sockets, err := inside.Open()
 	if err != nil {

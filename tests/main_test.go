@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -116,8 +117,17 @@ func asWeir() int {
 	err := playground.Shed(keep...)
 	if err == nil {
 		path := filepath.Join(binDir(), "weir-under-test")
-		err = syscall.Exec(path, append([]string{"weir"}, os.Args[1:]...), os.Environ())
+		err = syscall.Exec(path, append([]string{"weir"}, throughDoor(os.Args[1:])...), os.Environ())
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// throughDoor has weir run use the door that the environment names, where the arguments name none.
+func throughDoor(args []string) []string {
+	name := os.Getenv("WEIR_TEST_DOOR")
+	if name == "" || len(args) == 0 || args[0] != "run" || strings.Contains(strings.Join(args, " "), "--door") {
+		return args
+	}
+	return append([]string{"run", "--door", name}, args[1:]...)
 }

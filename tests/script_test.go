@@ -64,6 +64,7 @@ func setupScript(env *testscript.Env) error {
 	}
 	env.Setenv("HOME", home)
 	env.Setenv("WEIR_TEST_BIN", binDir())
+	env.Setenv("WEIR_TEST_DOOR", os.Getenv("WEIR_TEST_DOOR"))
 	env.Setenv("WEIR_PLAYGROUND", "1")
 	env.Setenv("PATH", binDir()+":"+os.Getenv("PATH"))
 	env.Setenv("BIN", binDir())

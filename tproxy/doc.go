@@ -13,6 +13,9 @@
 // flow is accepted it gets a socket of its own in the namespace, bound to the destination and connected to the program's
 // port: the kernel gives it the later datagrams, and its replies have the right source.
 //
-// What differs from the netstack door: the handshake of TCP is finished by the kernel before anybody is asked, so a refusal
-// is a RST after the handshake; ICMP and other protocols are dropped and counted.
+// Where the kernel has NFQUEUE, a SYN waits in a queue until the gate has judged and dialled: then it goes on to the
+// listener, or is refused the way the upstream refused. Without it the kernel finishes the handshake first, and a refusal is
+// a RST after it.
+//
+// What else differs from the netstack door: ICMP and other protocols are dropped and counted.
 package tproxy

@@ -20,6 +20,7 @@ import (
 // Defaults of Limits. They are per Door and so per sandbox.
 const (
 	DefaultTCPFlows      = 8192
+	DefaultHalfOpen      = 1024
 	DefaultUDPFlows      = 1024
 	DefaultHalfOpenUDP   = 256
 	DefaultUDPIdle       = 120 * time.Second
@@ -32,6 +33,10 @@ type Limits struct {
 	// TCPFlows is how many connections may live at once; one beyond it is reset.
 	TCPFlows int
 
+	// HalfOpen is how many TCP handshakes may wait for a verdict or an upstream at once, where SYNs are held. A SYN beyond
+	// it is dropped; the client's kernel tries again.
+	HalfOpen int
+
 	// UDPFlows bounds the table of UDP flows; the one that was quiet for longest makes room. HalfOpenUDP is how many of
 	// them may wait for a verdict at once; a datagram of a new tuple beyond it is dropped.
 	UDPFlows, HalfOpenUDP int
@@ -43,6 +48,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	setDefault(&l.TCPFlows, DefaultTCPFlows)
+	setDefault(&l.HalfOpen, DefaultHalfOpen)
 	setDefault(&l.UDPFlows, DefaultUDPFlows)
 	setDefault(&l.HalfOpenUDP, DefaultHalfOpenUDP)
 	setDefault(&l.UDPIdle, DefaultUDPIdle)
@@ -60,8 +66,8 @@ func setDefault[T int | time.Duration](v *T, d T) {
 
 // Config is what a Door is made of.
 type Config struct {
-	// Files are the sockets of the sandbox's namespace by their kind (package rules): KindTCP, KindUDP, KindICMP and
-	// KindLog are used here. The Door owns them.
+	// Files are the sockets of the sandbox's namespace by their kind (package rules): KindTCP, KindUDP, KindICMP,
+	// KindQueue and KindLog are used here. The Door owns them.
 	Files map[string][]*os.File
 
 	// Socket opens a UDP socket in the sandbox's namespace, non-blocking, close-on-exec, free to be bound to any address,
@@ -74,10 +80,14 @@ type Config struct {
 	Log logrus.FieldLogger
 }
 
+// HoldsSYN reports whether the kernel holds SYNs for the door, so that refused is refused.
+func (d *Door) HoldsSYN() bool { return d.queue != nil }
+
 // Door is one sandbox's TPROXY door. Make it with New, run it with Serve.
 type Door struct {
 	cfg      Config
 	tcp      []net.Listener
+	queue    *synQueue // nil where the kernel holds no SYNs
 	udp      []*udpListener
 	table    *udpTable
 	icmp     *unreachable
@@ -126,6 +136,9 @@ func (d *Door) open() error {
 	if d.icmp, err = newUnreachable(d.cfg.Files[rules.KindICMP]); err != nil {
 		return err
 	}
+	if f := d.cfg.Files[rules.KindQueue]; len(f) > 0 {
+		d.queue = &synQueue{file: f[0]}
+	}
 	if f := d.cfg.Files[rules.KindLog]; len(f) > 0 {
 		d.drops = &dropLog{file: f[0], counters: &d.counters}
 	}
@@ -140,8 +153,12 @@ func (d *Door) Serve(ctx context.Context, h flow.Handler) error {
 	stop := context.AfterFunc(ctx, func() { d.Close() })
 	defer stop()
 	failed := make(chan error, len(d.tcp)+len(d.udp)+1)
+	tcp := &tcpDoor{door: d, queue: d.queue, handler: h, slots: make(chan struct{}, d.cfg.Limits.TCPFlows), waiting: map[tcpKey]*tcpArrival{}}
+	if d.queue != nil {
+		go func() { failed <- d.queue.receive(tcp.hold) }()
+	}
 	for _, ln := range d.tcp {
-		go func() { failed <- d.acceptAll(ln, h) }()
+		go func() { failed <- tcp.acceptAll(ln) }()
 	}
 	for _, l := range d.udp {
 		go func() { failed <- l.receiveAll(h) }()

@@ -29,7 +29,7 @@ const insideVariable = "WEIR_TPROXY_INSIDE"
 
 var inside = rules.Inside{
 	Addr4: netip.MustParseAddr("10.77.0.2"), Gateway4: netip.MustParseAddr("10.77.0.1"),
-	Addr6: netip.MustParseAddr("fd77::2"), Gateway6: netip.MustParseAddr("fd77::1"), Port: 1077, LogGroup: 77,
+	Addr6: netip.MustParseAddr("fd77::2"), Gateway6: netip.MustParseAddr("fd77::1"), Port: 1077, LogGroup: 77, Queue: 77,
 }
 
 // TestMain runs the tests in namespaces of their own. Each test makes its sockets anew: the rules are for good.
@@ -116,6 +116,11 @@ func (h *handler) Handle(ctx context.Context, a flow.Arrival) {
 // own, and rules of its own in a namespace of its own.
 func serve(t *testing.T, limits Limits) (*Door, *handler) {
 	t.Helper()
+	return serveWith(t, limits, inside)
+}
+
+func serveWith(t *testing.T, limits Limits, inside rules.Inside) (*Door, *handler) {
+	t.Helper()
 	freshNamespace(t)
 	list, err := inside.Open()
 	if err != nil {
@@ -174,6 +179,49 @@ func TestStream(t *testing.T) {
 	}
 	if n := d.Counters()[countTCP]; n != 3 {
 		t.Errorf("%d connections counted", n)
+	}
+}
+
+// TestHeld: where the kernel holds SYNs, what is refused is refused as it would be without a door.
+func TestHeld(t *testing.T) {
+	holding := inside
+	holding.Hold = true
+	d, h := serveWith(t, Limits{}, holding)
+	if !d.HoldsSYN() {
+		t.Skip("this kernel has no NFQUEUE for nftables")
+	}
+	for _, c := range []struct {
+		to   string
+		want error
+	}{
+		{"198.51.100.10:7", nil},
+		{"[2001:db8::1]:7", nil},
+		{"198.51.100.10:12", nil},
+		{"198.51.100.10:9", syscall.ECONNREFUSED},
+		{"[2001:db8::1]:9", syscall.ECONNREFUSED},
+		{"198.51.100.10:10", syscall.EHOSTUNREACH},
+		{"[2001:db8::1]:10", syscall.EHOSTUNREACH},
+		{"198.51.100.10:11", syscall.ECONNREFUSED},
+	} {
+		conn, err := net.DialTimeout("tcp", c.to, 2*time.Second)
+		if !errors.Is(err, c.want) {
+			t.Errorf("dial %s: %v, want %v", c.to, err, c.want)
+		}
+		if got := last(h.arrivals()); got.Dst.String() != c.to {
+			t.Errorf("arrival for %s, want %s", got.Dst, c.to)
+		}
+		if err != nil {
+			continue
+		}
+		io.WriteString(conn, "hello")
+		conn.(*net.TCPConn).CloseWrite()
+		if b, err := io.ReadAll(conn); string(b) != "hello" || err != nil {
+			t.Errorf("%s: %q, %v", c.to, b, err)
+		}
+		conn.Close()
+	}
+	if n := len(h.arrivals()); n != 8 {
+		t.Errorf("%d arrivals, want one for each", n)
 	}
 }
 

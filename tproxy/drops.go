@@ -3,7 +3,6 @@
 package tproxy
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"strings"
@@ -22,7 +21,6 @@ type dropLog struct {
 const (
 	nfulnlMsgPacket = 0
 	nfulaPrefix     = 10
-	nlaTypeMask     = 0x3fff
 )
 
 // readAll counts until the socket is closed.
@@ -43,42 +41,21 @@ func (l *dropLog) readAll() {
 	}
 }
 
-// dropNames returns the log prefix of each packet message in b (RFC 3549 section 2.2 has the header). The kernel wrote it,
-// and yet nothing of it is believed further than it reaches.
+// dropNames returns the log prefix of each packet message in b.
 func dropNames(b []byte) (names []string) {
-	order := binary.NativeEndian
-	const header, generic = unix.SizeofNlMsghdr, 4
-	for len(b) >= header {
-		size := int(order.Uint32(b))
-		if size < header || size > len(b) {
-			return names
+	const generic = 4
+	for m := range netlinkMessages(b) {
+		if m.kind != unix.NFNL_SUBSYS_ULOG<<8|nfulnlMsgPacket || len(m.body) < generic {
+			continue
 		}
-		kind := order.Uint16(b[4:])
-		if kind == unix.NFNL_SUBSYS_ULOG<<8|nfulnlMsgPacket && size >= header+generic {
-			if p := logPrefix(b[header+generic : size]); p != "" {
-				names = append(names, p)
+		for a := range netlinkAttributes(m.body[generic:]) {
+			if a.kind != nfulaPrefix {
+				continue
+			}
+			if text, _, _ := strings.Cut(string(a.body), "\x00"); text != "" {
+				names = append(names, text)
 			}
 		}
-		b = b[min(align4(size), len(b)):]
 	}
 	return names
 }
-
-// logPrefix finds the prefix among the attributes of a packet message.
-func logPrefix(b []byte) string {
-	order := binary.NativeEndian
-	for len(b) >= unix.SizeofNlAttr {
-		size := int(order.Uint16(b))
-		if size < unix.SizeofNlAttr || size > len(b) {
-			return ""
-		}
-		if order.Uint16(b[2:])&nlaTypeMask == nfulaPrefix {
-			text, _, _ := strings.Cut(string(b[unix.SizeofNlAttr:size]), "\x00")
-			return text
-		}
-		b = b[min(align4(size), len(b)):]
-	}
-	return ""
-}
-
-func align4(n int) int { return (n + 3) &^ 3 }

@@ -3,7 +3,9 @@
 package tproxy
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -16,16 +18,34 @@ import (
 // acceptPause is how long accepting rests when the process has no descriptor left.
 const acceptPause = 20 * time.Millisecond
 
-// acceptAll makes an Arrival of each connection until the listener is closed.
-func (d *Door) acceptAll(ln net.Listener, h flow.Handler) error {
-	slots := make(chan struct{}, d.cfg.Limits.TCPFlows)
+// handshakePatience is how long the handshake of a SYN that was let through may take: it is between two sockets of one
+// kernel.
+const handshakePatience = 5 * time.Second
+
+// tcpKey names a connection.
+type tcpKey struct{ src, dst netip.AddrPort }
+
+// tcpDoor turns connections into Arrivals. With a queue it is the SYN that arrives, and its connection comes to the
+// listener once it is accepted; without one the connection itself arrives.
+type tcpDoor struct {
+	door    *Door
+	queue   *synQueue // nil where the kernel holds no SYNs
+	handler flow.Handler
+	slots   chan struct{}
+
+	mu      sync.Mutex
+	waiting map[tcpKey]*tcpArrival // SYNs without a verdict, and handshakes on their way
+}
+
+// acceptAll takes each connection until the listener is closed.
+func (t *tcpDoor) acceptAll(ln net.Listener) error {
 	for {
 		c, err := ln.Accept()
 		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
-			d.warn(err, "accept")
+			t.door.warn(err, "accept")
 			select {
-			case <-d.ctx.Done():
+			case <-t.door.ctx.Done():
 			case <-time.After(acceptPause):
 			}
 			continue
@@ -34,71 +54,181 @@ func (d *Door) acceptAll(ln net.Listener, h flow.Handler) error {
 		case err != nil:
 			return err
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			d.counters.add(rejectTCPFlows)
-			reset(c.(*net.TCPConn))
-			continue
+		conn := c.(*net.TCPConn)
+		if t.queue != nil {
+			t.hand(conn)
+		} else {
+			t.begin(&tcpArrival{door: t, key: keyOf(conn), conn: conn, decided: true})
 		}
-		d.counters.add(countTCP)
-		d.flows.Go(func() {
-			defer func() { <-slots }()
-			d.carry(c.(*net.TCPConn), h)
-		})
 	}
 }
 
-// carry is the life of one TCP flow.
-func (d *Door) carry(c *net.TCPConn, h flow.Handler) {
-	t := &tcpArrival{conn: c}
-	defer t.abandon()
-	h.Handle(d.ctx, flow.Arrival{
-		Network: "tcp",
-		Src:     addrPort(c.RemoteAddr()),
-		Dst:     addrPort(c.LocalAddr()),
-		Accept:  t.accept,
-		Reject:  func(flow.Reason) error { return t.reject() },
+func keyOf(c *net.TCPConn) tcpKey { return tcpKey{addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())} }
+
+// hand gives a connection to the arrival that let its SYN through. One that nobody let through does not exist.
+func (t *tcpDoor) hand(c *net.TCPConn) {
+	t.mu.Lock()
+	a := t.waiting[keyOf(c)]
+	t.mu.Unlock()
+	if a == nil || !a.deliver(c) {
+		t.door.counters.add(dropTCPUnasked)
+		reset(c)
+	}
+}
+
+// hold takes a SYN. The client's kernel sends it again while it waits; the copies are dropped.
+func (t *tcpDoor) hold(s heldSYN) {
+	key := tcpKey{s.src, s.dst}
+	a := &tcpArrival{door: t, key: key, syn: s, connected: make(chan *net.TCPConn, 1)}
+	t.mu.Lock()
+	known := t.waiting[key] != nil
+	full := len(t.waiting) >= t.door.cfg.Limits.HalfOpen
+	if !known && !full {
+		t.waiting[key] = a
+	}
+	t.mu.Unlock()
+	if known || full {
+		if full && !known {
+			t.door.counters.add(dropTCPHalfOpen)
+		}
+		t.queue.decide(s, verdictDrop)
+		return
+	}
+	t.begin(a)
+}
+
+// begin hands an arrival to the handler, within the bound of flows.
+func (t *tcpDoor) begin(a *tcpArrival) {
+	select {
+	case t.slots <- struct{}{}:
+	default:
+		t.door.counters.add(rejectTCPFlows)
+		a.reject(flow.Denied)
+		a.forget()
+		return
+	}
+	t.door.flows.Go(func() {
+		defer func() { <-t.slots }()
+		defer a.abandon()
+		t.handler.Handle(t.door.ctx, flow.Arrival{Network: "tcp", Src: a.key.src, Dst: a.key.dst, Accept: a.accept, Reject: a.reject})
 	})
 }
 
-// tcpArrival is a connection whose handshake is over already.
+// tcpArrival is a connection on its way: a held SYN, or one whose handshake is over already.
 type tcpArrival struct {
-	conn *net.TCPConn
+	door      *tcpDoor
+	key       tcpKey
+	syn       heldSYN
+	connected chan *net.TCPConn // from the listener; nil without a queue
 
 	mu       sync.Mutex
+	decided  bool         // the SYN has its verdict
+	conn     *net.TCPConn // nil before the handshake
 	accepted bool
 	rejected bool
 }
 
-func (t *tcpArrival) accept() (net.Conn, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.accepted || t.rejected {
+// accept implements flow.Arrival.Accept: it lets the SYN go on and waits for its connection.
+func (a *tcpArrival) accept() (net.Conn, error) {
+	a.mu.Lock()
+	if a.accepted || a.rejected {
+		a.mu.Unlock()
 		return nil, net.ErrClosed
 	}
-	t.accepted = true
-	return t.conn, nil
+	a.accepted = true
+	if a.conn != nil {
+		defer a.mu.Unlock()
+		a.door.door.counters.add(countTCP)
+		return a.conn, nil
+	}
+	a.decided = true
+	a.mu.Unlock()
+	a.door.queue.decide(a.syn, verdictAccept)
+
+	ctx, cancel := context.WithTimeout(a.door.door.ctx, handshakePatience)
+	defer cancel()
+	defer a.forget()
+	select {
+	case c := <-a.connected:
+		return a.take(c)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("accept: %w", ctx.Err())
+	}
 }
 
-// reject resets the connection. The reason makes no difference: the program has seen the handshake.
-func (t *tcpArrival) reject() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.rejected {
+// take makes c the arrival's connection.
+func (a *tcpArrival) take(c *net.TCPConn) (net.Conn, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rejected {
+		reset(c)
+		return nil, fmt.Errorf("accept: %w", net.ErrClosed)
+	}
+	a.conn = c
+	a.door.door.counters.add(countTCP)
+	return c, nil
+}
+
+// deliver brings the connection, and reports whether somebody waits for it.
+func (a *tcpArrival) deliver(c *net.TCPConn) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.decided || !a.accepted || a.rejected || a.conn != nil {
+		return false
+	}
+	select {
+	case a.connected <- c:
+		return true
+	default:
+		return false
+	}
+}
+
+// reject implements flow.Arrival.Reject: it refuses the SYN in the terms of why, or resets the connection.
+func (a *tcpArrival) reject(why flow.Reason) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rejected {
 		return nil
 	}
-	t.rejected = true
-	return reset(t.conn)
+	a.rejected = true
+	if a.conn != nil {
+		return reset(a.conn)
+	}
+	if a.decided {
+		return nil // the handshake is on its way; take resets it
+	}
+	a.decided = true
+	a.door.queue.decide(a.syn, verdictDrop)
+	a.door.door.icmp.refuseTCP(a.syn, why)
+	return nil
 }
 
-// abandon resets what the handler neither accepted nor rejected.
-func (t *tcpArrival) abandon() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.accepted && !t.rejected {
-		t.rejected = true
-		reset(t.conn)
+// abandon refuses what the handler neither accepted nor rejected.
+func (a *tcpArrival) abandon() {
+	a.mu.Lock()
+	accepted := a.accepted
+	a.mu.Unlock()
+	if !accepted {
+		a.reject(flow.Denied)
+	}
+	a.forget()
+}
+
+// forget takes the arrival off the list, and resets a connection that came too late.
+func (a *tcpArrival) forget() {
+	if a.connected == nil {
+		return
+	}
+	a.door.mu.Lock()
+	if a.door.waiting[a.key] == a {
+		delete(a.door.waiting, a.key)
+	}
+	a.door.mu.Unlock()
+	select {
+	case c := <-a.connected:
+		reset(c)
+	default:
 	}
 }
 

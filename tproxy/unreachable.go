@@ -13,8 +13,8 @@ import (
 	"github.com/weir-dev/weir/flow"
 )
 
-// unreachable tells the program, by ICMP, that a datagram of its own was refused: the messages of RFC 792 and RFC 4443
-// section 3.1, from the address that it was sent to, which quote as much of it as the kernel looks at.
+// unreachable tells the program that a packet of its own was refused: by ICMP (RFC 792, RFC 4443 section 3.1), from the
+// address that it was sent to, quoting as much of it as the kernel looks at; or by a RST.
 type unreachable struct {
 	v4, v6 syscall.RawConn // nil where there is none
 }
@@ -43,6 +43,8 @@ const (
 	ipv4Header  = 20
 	ipv6Header  = 40
 	udpHeader   = 8
+	tcpHeader   = 20
+	protoTCP    = unix.IPPROTO_TCP
 	protoUDP    = unix.IPPROTO_UDP
 	protoICMP   = unix.IPPROTO_ICMP
 	protoICMPv6 = unix.IPPROTO_ICMPV6
@@ -51,13 +53,29 @@ const (
 // send refuses what src sent to dst, a datagram with a payload of so many octets. What cannot be sent is lost, as any
 // packet may be.
 func (u *unreachable) send(src, dst netip.AddrPort, payload int, why flow.Reason) {
-	raw, packet := u.v6, unreachable6
-	var to unix.Sockaddr = &unix.SockaddrInet6{Addr: src.Addr().As16()}
-	if src.Addr().Is4() {
-		raw, packet, to = u.v4, unreachable4, &unix.SockaddrInet4{Addr: src.Addr().As4()}
+	u.inject(src.Addr(), icmpError(src.Addr(), dst.Addr(), protoUDP, udpPorts(src, dst, payload), udpHeader+payload, why))
+}
+
+// refuseTCP refuses a SYN: by a RST, as nobody's port would, or by what the network would say. TimedOut is silence.
+func (u *unreachable) refuseTCP(s heldSYN, why flow.Reason) {
+	switch why {
+	case flow.TimedOut:
+	case flow.HostUnreachable, flow.NetUnreachable:
+		u.inject(s.src.Addr(), icmpError(s.src.Addr(), s.dst.Addr(), protoTCP, tcpPorts(s), tcpHeader, why))
+	default:
+		u.inject(s.src.Addr(), tcpReset(s))
+	}
+}
+
+// inject puts a packet with its IP header before the program's kernel.
+func (u *unreachable) inject(to netip.Addr, packet []byte) {
+	raw := u.v6
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.As16()}
+	if to.Is4() {
+		raw, sa = u.v4, &unix.SockaddrInet4{Addr: to.As4()}
 	}
 	if raw != nil {
-		raw.Control(func(fd uintptr) { unix.Sendto(int(fd), packet(src, dst, payload, why), unix.MSG_DONTWAIT, to) })
+		raw.Control(func(fd uintptr) { unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT, sa) })
 	}
 }
 
@@ -82,23 +100,45 @@ func code6(why flow.Reason) byte {
 	return 4 // port
 }
 
-// unreachable4 is the whole packet.
-func unreachable4(src, dst netip.AddrPort, payload int, why flow.Reason) []byte {
-	quoted := ipv4(src.Addr(), dst.Addr(), protoUDP, udpHeader+payload)
-	quoted = append(quoted, udpPorts(src, dst, payload)...)
-	message := append([]byte{3, code4(why), 0, 0, 0, 0, 0, 0}, quoted...)
-	binary.BigEndian.PutUint16(message[2:], ^sum(message, 0))
-	return append(ipv4(dst.Addr(), src.Addr(), protoICMP, len(message)), message...)
+// icmpError is the whole packet from dst to src that refuses a packet from src to dst of which quoted is the beginning
+// and length the length, both without the IP header.
+func icmpError(src, dst netip.Addr, protocol byte, quoted []byte, length int, why flow.Reason) []byte {
+	if src.Is4() {
+		message := append([]byte{3, code4(why), 0, 0, 0, 0, 0, 0}, append(ipv4(src, dst, protocol, length), quoted...)...)
+		binary.BigEndian.PutUint16(message[2:], ^sum(message, 0))
+		return append(ipv4(dst, src, protoICMP, len(message)), message...)
+	}
+	message := append([]byte{1, code6(why), 0, 0, 0, 0, 0, 0}, append(ipv6(src, dst, protocol, length), quoted...)...)
+	binary.BigEndian.PutUint16(message[2:], ^transportSum(dst, src, protoICMPv6, message))
+	return append(ipv6(dst, src, protoICMPv6, len(message)), message...)
 }
 
-func unreachable6(src, dst netip.AddrPort, payload int, why flow.Reason) []byte {
-	quoted := append(ipv6(src.Addr(), dst.Addr(), protoUDP, udpHeader+payload), udpPorts(src, dst, payload)...)
-	message := append([]byte{1, code6(why), 0, 0, 0, 0, 0, 0}, quoted...)
-	pseudo := uint32(len(message)) + protoICMPv6
-	from, to := dst.Addr().As16(), src.Addr().As16()
-	both := append(from[:], to[:]...)
-	binary.BigEndian.PutUint16(message[2:], ^sum(append(both, message...), pseudo))
-	return append(ipv6(dst.Addr(), src.Addr(), protoICMPv6, len(message)), message...)
+// tcpReset is the whole packet that answers a SYN for a port where nobody listens (RFC 9293 section 3.5.2).
+func tcpReset(s heldSYN) []byte {
+	const ackRst, words = 0x14, 5
+	b := make([]byte, tcpHeader)
+	binary.BigEndian.PutUint16(b[0:], s.dst.Port())
+	binary.BigEndian.PutUint16(b[2:], s.src.Port())
+	binary.BigEndian.PutUint32(b[8:], s.seq+1)
+	b[12], b[13] = words<<4, ackRst
+	binary.BigEndian.PutUint16(b[16:], ^transportSum(s.dst.Addr(), s.src.Addr(), protoTCP, b))
+	if s.src.Addr().Is4() {
+		return append(ipv4(s.dst.Addr(), s.src.Addr(), protoTCP, len(b)), b...)
+	}
+	return append(ipv6(s.dst.Addr(), s.src.Addr(), protoTCP, len(b)), b...)
+}
+
+// transportSum is the sum over a transport header and payload with its pseudo header.
+func transportSum(src, dst netip.Addr, protocol uint32, b []byte) uint16 {
+	pseudo := append(src.AsSlice(), dst.AsSlice()...)
+	return sum(append(pseudo, b...), uint32(len(b))+protocol)
+}
+
+// tcpPorts is as much of a SYN's header as an ICMP error quotes.
+func tcpPorts(s heldSYN) []byte {
+	b := binary.BigEndian.AppendUint16(nil, s.src.Port())
+	b = binary.BigEndian.AppendUint16(b, s.dst.Port())
+	return binary.BigEndian.AppendUint32(b, s.seq)
 }
 
 func udpPorts(src, dst netip.AddrPort, payload int) []byte {

@@ -61,7 +61,7 @@ func (d *dataPath) openTProxy() error {
 		return err
 	}
 	files := map[string][]*os.File{}
-	for _, kind := range []string{rules.KindTCP, rules.KindUDP, rules.KindICMP, rules.KindLog} {
+	for _, kind := range []string{rules.KindTCP, rules.KindUDP, rules.KindICMP, rules.KindQueue, rules.KindLog} {
 		files[kind] = d.files[kind]
 	}
 	opened, err := tproxy.New(tproxy.Config{Files: files, Socket: pool.Socket, Log: d.log})

@@ -34,7 +34,7 @@ func (c Inside) route() error {
 			flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		if err := h.AddrAdd(lo, &netlink.Addr{IPNet: network(netip.PrefixFrom(f.own, f.own.BitLen())), Flags: flags}); err != nil {
+		if err := h.AddrAdd(lo, &netlink.Addr{IPNet: network(whole(f.own)), Flags: flags}); err != nil {
 			return fmt.Errorf("add address %s: %w", f.own, err)
 		}
 		local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: network(all), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,

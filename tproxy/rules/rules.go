@@ -21,6 +21,9 @@ type Inside struct {
 	Gateway4, Gateway6 netip.Addr
 	// Port is where the listeners are.
 	Port uint16
+	// Hold asks for SYNs to be held where the kernel can do that, and Queue is the NFQUEUE number under which.
+	Hold  bool
+	Queue uint16
 	// LogGroup is the NFLOG group that hears of dropped packets.
 	LogGroup uint16
 }
@@ -89,8 +92,7 @@ func (c Inside) install() error {
 
 // rules are the lines of the package comment's table.
 func (c Inside) rules(f family) [][]expr.Any {
-	own := netip.PrefixFrom(f.own, f.own.BitLen())
-	gateway := netip.PrefixFrom(f.gateway, f.gateway.BitLen())
+	own, gateway := whole(f.own), whole(f.gateway)
 	list := [][]expr.Any{
 		join(linkIsNot("lo"), c.drop(DropLink)),
 		join(f.address(f.dst, expr.CmpOpEq, f.loopback), accept()),
@@ -110,6 +112,9 @@ func (c Inside) rules(f family) [][]expr.Any {
 	}
 	return append(list, c.drop(DropProtocol))
 }
+
+// whole is the prefix that is the address alone.
+func whole(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func join(parts ...[]expr.Any) (all []expr.Any) {
 	for _, p := range parts {

@@ -12,13 +12,14 @@ import (
 
 // Kinds of sockets, as the door gets them.
 const (
-	KindTCP  = "tproxy-tcp"  // a listener for the flows of one family
-	KindUDP  = "tproxy-udp"  // a socket that gets the first datagrams of the flows of one family
-	KindICMP = "tproxy-icmp" // a raw socket that says what is unreachable, one of each family
-	KindLog  = "tproxy-log"  // an NFLOG socket that hears of dropped packets
-	KindDNS  = "dns-udp"     // the resolver's sockets on the gateway's addresses
-	KindDNS2 = "dns-tcp"
-	KindPool = "tproxy-pool" // where more sockets for UDP flows come from (package sandbox)
+	KindTCP   = "tproxy-tcp"   // a listener for the flows of one family
+	KindUDP   = "tproxy-udp"   // a socket that gets the first datagrams of the flows of one family
+	KindICMP  = "tproxy-icmp"  // a raw socket that says what is unreachable, one of each family
+	KindLog   = "tproxy-log"   // an NFLOG socket that hears of dropped packets
+	KindQueue = "tproxy-queue" // an NFQUEUE socket with the SYNs that are held; not every kernel has it
+	KindDNS   = "dns-udp"      // the resolver's sockets on the gateway's addresses
+	KindDNS2  = "dns-tcp"
+	KindPool  = "tproxy-pool" // where more sockets for UDP flows come from (package sandbox)
 )
 
 // MaxPool is how many sockets one request to the pool gets at most.
@@ -67,7 +68,27 @@ func (c Inside) Open() (list []Socket, err error) {
 		return list, fmt.Errorf("listen for dropped packets: %w", err)
 	}
 	list = append(list, Socket{KindLog, fd})
-	return list, c.install()
+	if err := c.install(); err != nil {
+		return list, err
+	}
+	if !c.Hold {
+		return list, nil
+	}
+	return c.openQueue(list)
+}
+
+// openQueue adds the queue of held SYNs, where the kernel can hold them.
+func (c Inside) openQueue(list []Socket) ([]Socket, error) {
+	fd, err := c.listenQueue()
+	if err != nil {
+		return list, nil // no NFQUEUE in this kernel
+	}
+	held, err := c.hold()
+	if err != nil || !held {
+		unix.Close(fd)
+		return list, err
+	}
+	return append(list, Socket{KindQueue, fd}), nil
 }
 
 func socketAt(at netip.AddrPort, kind, protocol int) (int, unix.Sockaddr, error) {
@@ -147,14 +168,18 @@ func rawICMP(own netip.Addr) (int, error) {
 	return fd, err
 }
 
-// listenLog opens an NFLOG socket and binds it to the group (linux/netfilter/nfnetlink_log.h).
-func (c Inside) listenLog() (int, error) {
+// listenLog binds a socket to the NFLOG group.
+func (c Inside) listenLog() (int, error) { return netfilterSocket(c.logConfig()) }
+
+// netfilterSocket opens a socket to the kernel's netfilter and has it confirm each message. What is bound to it stays with
+// it, in whoever's hands.
+func netfilterSocket(messages [][]byte) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return -1, err
 	}
 	if err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err == nil {
-		for _, m := range c.logConfig() {
+		for _, m := range messages {
 			if err = tell(fd, m); err != nil {
 				break
 			}
@@ -183,19 +208,20 @@ const (
 func (c Inside) logConfig() [][]byte {
 	mode := binary.BigEndian.AppendUint32(nil, logBytes)
 	mode = append(mode, nfulnlCopyPacket, 0)
+	const kind = nfnlSubsysULog<<8 | nfulnlMsgConfig
 	return [][]byte{
-		c.configMessage(nfulaCfgCmd, []byte{nfulnlCfgCmdBind}),
-		c.configMessage(nfulaCfgMode, mode),
-		c.configMessage(nfulaCfgQThresh, binary.BigEndian.AppendUint32(nil, 1)),
+		message(kind, c.LogGroup, nfulaCfgCmd, []byte{nfulnlCfgCmdBind}),
+		message(kind, c.LogGroup, nfulaCfgMode, mode),
+		message(kind, c.LogGroup, nfulaCfgQThresh, binary.BigEndian.AppendUint32(nil, 1)),
 	}
 }
 
-// configMessage is a netlink header, an nfgenmsg and one attribute.
-func (c Inside) configMessage(attribute uint16, value []byte) []byte {
+// message is a netlink header, an nfgenmsg with the group or queue it is about, and one attribute.
+func message(kind, about, attribute uint16, value []byte) []byte {
 	order := binary.NativeEndian
 	m := make([]byte, netlinkHeaderSize)
 	m = append(m, unix.AF_UNSPEC, 0) // family, version
-	m = binary.BigEndian.AppendUint16(m, c.LogGroup)
+	m = binary.BigEndian.AppendUint16(m, about)
 	m = order.AppendUint16(m, uint16(4+len(value)))
 	m = order.AppendUint16(m, attribute)
 	m = append(m, value...)
@@ -203,7 +229,7 @@ func (c Inside) configMessage(attribute uint16, value []byte) []byte {
 		m = append(m, 0)
 	}
 	order.PutUint32(m[0:], uint32(len(m)))
-	order.PutUint16(m[4:], nfnlSubsysULog<<8|nfulnlMsgConfig)
+	order.PutUint16(m[4:], kind)
 	order.PutUint16(m[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	return m
 }

@@ -1,0 +1,147 @@
+//go:build linux
+
+package tproxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// synQueue is the kernel's queue of held SYNs.
+type synQueue struct {
+	file *os.File
+}
+
+// heldSYN is one of them.
+type heldSYN struct {
+	id       uint32 // the kernel's
+	queue    uint16
+	src, dst netip.AddrPort
+	seq      uint32
+}
+
+// Of linux/netfilter/nfnetlink_queue.h and linux/netfilter.h.
+const (
+	nfqnlMsgPacket  = 0
+	nfqnlMsgVerdict = 1
+	nfqaPacketHdr   = 1
+	nfqaVerdictHdr  = 2
+	nfqaPayload     = 10
+
+	verdictDrop   = 0
+	verdictAccept = 1
+)
+
+// receive reads SYNs and calls take for each, until the queue is closed, which it returns. What cannot be read as a SYN
+// is dropped.
+func (q *synQueue) receive(take func(heldSYN)) error {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := q.file.Read(b)
+		if errors.Is(err, syscall.ENOBUFS) {
+			continue // the kernel has dropped some; their senders try again
+		}
+		if err != nil {
+			return err
+		}
+		for _, m := range heldPackets(b[:n]) {
+			if syn, ok := parseSYN(m); ok {
+				take(syn)
+			} else {
+				q.decide(heldSYN{id: m.id, queue: m.queue}, verdictDrop)
+			}
+		}
+	}
+}
+
+// decide gives the verdict on a held packet. One for a packet that is gone does no harm.
+func (q *synQueue) decide(s heldSYN, verdict uint32) {
+	order := binary.NativeEndian
+	m := make([]byte, 0, 32)
+	m = order.AppendUint32(m, 32)
+	m = order.AppendUint16(m, unix.NFNL_SUBSYS_QUEUE<<8|nfqnlMsgVerdict)
+	m = order.AppendUint16(m, unix.NLM_F_REQUEST)
+	m = append(m, 0, 0, 0, 0, 0, 0, 0, 0) // sequence, port
+	m = append(m, unix.AF_UNSPEC, 0)
+	m = binary.BigEndian.AppendUint16(m, s.queue)
+	m = order.AppendUint16(m, 12)
+	m = order.AppendUint16(m, nfqaVerdictHdr)
+	m = binary.BigEndian.AppendUint32(m, verdict)
+	m = binary.BigEndian.AppendUint32(m, s.id)
+	raw, err := q.file.SyscallConn()
+	if err != nil {
+		return // closed, and with it every held packet is dropped
+	}
+	raw.Control(func(fd uintptr) { unix.Sendto(int(fd), m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) })
+}
+
+// heldPacket is a packet message as it came.
+type heldPacket struct {
+	id      uint32
+	queue   uint16
+	payload []byte // from the IP header on
+}
+
+// heldPackets splits what one read returned.
+func heldPackets(b []byte) (list []heldPacket) {
+	const generic = 4
+	for m := range netlinkMessages(b) {
+		if m.kind != unix.NFNL_SUBSYS_QUEUE<<8|nfqnlMsgPacket || len(m.body) < generic {
+			continue
+		}
+		p := heldPacket{queue: binary.BigEndian.Uint16(m.body[2:])}
+		known := false
+		for a := range netlinkAttributes(m.body[generic:]) {
+			switch {
+			case a.kind == nfqaPacketHdr && len(a.body) >= 4:
+				p.id, known = binary.BigEndian.Uint32(a.body), true
+			case a.kind == nfqaPayload:
+				p.payload = a.body
+			}
+		}
+		if known {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// parseSYN reads the ports and addresses of a TCP segment in IPv4 or IPv6 without extension headers, which is what the
+// kernel makes of a connect.
+func parseSYN(p heldPacket) (heldSYN, bool) {
+	s := heldSYN{id: p.id, queue: p.queue}
+	b := p.payload
+	if len(b) < 1 {
+		return s, false
+	}
+	var src, dst netip.Addr
+	switch b[0] >> 4 {
+	case 4:
+		header := int(b[0]&0xf) * 4
+		if header < ipv4Header || len(b) < header || b[9] != unix.IPPROTO_TCP {
+			return s, false
+		}
+		src, dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+		b = b[header:]
+	case 6:
+		if len(b) < ipv6Header || b[6] != unix.IPPROTO_TCP {
+			return s, false
+		}
+		src, dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		b = b[ipv6Header:]
+	default:
+		return s, false
+	}
+	if len(b) < tcpHeader {
+		return s, false
+	}
+	s.src = netip.AddrPortFrom(src, binary.BigEndian.Uint16(b))
+	s.dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(b[2:]))
+	s.seq = binary.BigEndian.Uint32(b[4:])
+	return s, true
+}
