@@ -42,9 +42,9 @@ const eventsFile = "events.jsonl"
 // subjects returns host, weir and the peers asked for, in this order; those that cannot be measured say why.
 func (b *bench) subjects() []*subject {
 	port := fmt.Sprint(b.port)
-	weir := func(binary, events string) func(...string) []string {
-		return prefixed([]string{binary, "run", "-q", "--name", "bench", "--mode", "enforce", "--allow", "host.weir.internal:" + port,
-			"--events", filepath.Join(b.dir, events), "--share", filepath.Dir(b.self) + ":ro", "--"})
+	weir := func(binary, events string, flags ...string) func(...string) []string {
+		return prefixed(slices.Concat([]string{binary, "run", "-q"}, flags, []string{"--name", "bench", "--mode", "enforce", "--allow", "host.weir.internal:" + port,
+			"--events", filepath.Join(b.dir, events), "--share", filepath.Dir(b.self) + ":ro", "--"}))
 	}
 	all := []*subject{
 		{Name: "host", Version: "no sandbox", target: "127.0.0.1", wrap: func(program ...string) []string { return program }},
@@ -58,6 +58,10 @@ func (b *bench) subjects() []*subject {
 			other, _ = filepath.Abs(other)
 			s.target, s.wrap = "host.weir.internal", weir(other, filepath.Base(other)+".jsonl")
 			name = other
+		case "tproxy":
+			s.target, s.wrap, s.Version = "host.weir.internal", weir(b.weir, "tproxy.jsonl", "--door", "tproxy"), firstLine(b.weir, "--version")
+			all = append(all, s)
+			continue
 		case "pasta":
 			s.target, s.wrap = gatewayAddress, prefixed([]string{"pasta", "--config-net", "--"})
 		case "pasta-1500":
