@@ -12,6 +12,9 @@ type Arrival struct {
 	// Network is "tcp", "udp" or "icmp".
 	Network string
 
+	// Door is the name of the door, where a sandbox has several; empty is the gate's.
+	Door string
+
 	// Src is the endpoint inside the sandbox, Dst the one the program asked for. For "icmp" the ports are 0.
 	Src, Dst netip.AddrPort
 

@@ -28,7 +28,7 @@ func (f *visit) record() {
 	c := &event.Connect{
 		Dst: f.dst, Src: f.Src, Protocol: f.Network, Names: f.asked,
 		Route: f.route(), Verdict: f.decision.Verdict.String(), Rule: f.decision.Rule, Reason: f.decision.Reason,
-		Door: f.Door, ALPN: f.hint.ALPN, ECH: f.hint.ECH,
+		Door: f.doorName(), ALPN: f.hint.ALPN, ECH: f.hint.ECH,
 	}
 	c.Hostname, c.NameSource = f.name()
 	switch f.hint.Source {
@@ -123,4 +123,12 @@ func closeOf(ctx context.Context, err error) string {
 		return "timeout"
 	}
 	return "error"
+}
+
+// doorName is the door that the flow came by.
+func (f *visit) doorName() string {
+	if f.Arrival.Door != "" {
+		return f.Arrival.Door
+	}
+	return f.Gate.Door
 }

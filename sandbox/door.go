@@ -24,7 +24,7 @@ const (
 func (n *network) openDoor(spec Spec) error {
 	inside := rules.Inside{
 		Addr4: spec.Addr4, Gateway4: spec.Gateway4, Addr6: spec.Addr6, Gateway6: spec.Gateway6, Port: doorPort,
-		Hold: true, Queue: doorQueue, LogGroup: doorGroup,
+		Beside: spec.Door == DoorBoth, Hold: true, Queue: doorQueue, LogGroup: doorGroup,
 	}
 	sockets, err := inside.Open()
 	if err != nil {

@@ -79,9 +79,11 @@ func buildNetwork(spec Spec) (*network, error) {
 	n := &network{link: -1, diag: -1, netns: -1}
 	if spec.Door == DoorTProxy {
 		n.info = LinkInfo{Kind: DoorTProxy}
-		err = n.openDoor(spec)
 	} else if n.link, n.info, err = makeLink(spec); err == nil {
 		err = configure(h, spec, n.info)
+	}
+	if err == nil && (spec.Door == DoorTProxy || spec.Door == DoorBoth) {
+		err = n.openDoor(spec)
 	}
 	if err != nil {
 		return nil, err

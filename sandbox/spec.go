@@ -26,8 +26,8 @@ type Spec struct {
 	// Stdin, Stdout and Stderr become descriptors 0, 1 and 2 of CMD, whatever they are. nil is /dev/null.
 	Stdin, Stdout, Stderr *os.File `json:"-"`
 
-	// Door is "netstack" (the empty string too) for a link, or "tproxy" for sockets of the network namespace instead; see
-	// DoorSockets.
+	// Door is "netstack" (the empty string too) for a link, "tproxy" for sockets of the network namespace instead (see
+	// DoorSockets), "both" for both.
 	Door string
 	// Link is "tap", "veth" or "auto" (the empty string too): TAP, and a veth pair where no TAP can be had.
 	Link string
@@ -86,8 +86,12 @@ type Spec struct {
 	TunPath string
 }
 
-// DoorTProxy is the Door, and then the Kind of link, of a sandbox that has no link.
-const DoorTProxy = "tproxy"
+// DoorTProxy is the Door, and then the Kind of link, of a sandbox that has no link. DoorBoth is that of one with a link for
+// what is neither TCP nor UDP.
+const (
+	DoorTProxy = "tproxy"
+	DoorBoth   = "both"
+)
 
 // Share is one host path made visible inside.
 type Share struct {
@@ -158,9 +162,9 @@ func (s Spec) check() error {
 		return bad("", "no command")
 	case s.Link != "auto" && s.Link != "tap" && s.Link != "veth":
 		return bad("", "link %q is not tap, veth or auto", s.Link)
-	case s.Door != "" && s.Door != "netstack" && s.Door != DoorTProxy:
-		return bad("", "door %q is not netstack or tproxy", s.Door)
-	case s.Door == DoorTProxy && s.isEngine():
+	case s.Door != "" && s.Door != "netstack" && s.Door != DoorTProxy && s.Door != DoorBoth:
+		return bad("", "door %q is not netstack, tproxy or both", s.Door)
+	case (s.Door == DoorTProxy || s.Door == DoorBoth) && s.isEngine():
 		return bad("", "profile engine needs the netstack door: root inside could change the rules of the other")
 	case s.MTU < minMTU || s.MTU > maxMTU:
 		return bad("", "mtu %d is not within %d..%d", s.MTU, minMTU, maxMTU)

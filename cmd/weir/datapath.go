@@ -33,6 +33,7 @@ func isDataPath() bool { return len(os.Args) > 0 && os.Args[0] == dataPathName }
 type dataPathConfig struct {
 	App, Sandbox string
 	Command      []string
+	Door         string
 	Link         sandbox.LinkInfo
 	IPv6         bool
 	Policy       policyConfig
@@ -90,9 +91,9 @@ type dataPath struct {
 
 	memory *resolver.Memory
 	dns    *resolver.Server
-	door   door
-	// doorName is its name in events, listenDNS opens the resolver's sockets on the i-th gateway address.
-	doorName  string
+	// doors are those of the sandbox by the name that events have for them; listenDNS opens the resolver's sockets on the
+	// i-th gateway address.
+	doors     map[string]door
 	listenDNS func(i int, at netip.AddrPort) (net.PacketConn, net.Listener, error)
 
 	gate   *flow.Gate
@@ -109,7 +110,7 @@ func dataPathMain() {
 	if err != nil {
 		os.Exit(1)
 	}
-	d := &dataPath{start: time.Now()}
+	d := &dataPath{start: time.Now(), doors: map[string]door{}}
 	files, err := control.receive(&d.cfg)
 	if err != nil {
 		os.Exit(1)
@@ -152,7 +153,7 @@ func (d *dataPath) open(files []*os.File) error {
 	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
-	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openDoor, d.openResolver, d.openGate} {
+	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openDoors, d.openResolver, d.openGate} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -271,7 +272,7 @@ func (d *dataPath) openGate() error {
 		told = nil
 	}
 	d.gate = &flow.Gate{
-		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: d.doorName,
+		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: d.cfg.Door,
 		Policy:    d.policy,
 		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
 		Routes:    map[string]flow.Dialer{"direct": newDirect(d.cfg.Policy.HostPorts, told)},
@@ -290,7 +291,9 @@ func (d *dataPath) serve(ctx context.Context) error {
 		}
 		go d.mustServe(ctx, "dns", func() error { return d.dns.Serve(ctx, pc, ln) })
 	}
-	go d.mustServe(ctx, d.doorName, func() error { return d.door.Serve(ctx, d.gate) })
+	for name, door := range d.doors {
+		go d.mustServe(ctx, name, func() error { return door.Serve(ctx, through{d.gate, name}) })
+	}
 	go d.trim(ctx)
 	d.drops = newDrops(d.counters, d.emit)
 	go d.drops.watch(ctx)
@@ -369,7 +372,9 @@ func (d *dataPath) finish(m order) *dataPathReport {
 	d.gate.Drain(ctx)
 	cancel()
 	d.cancel()
-	d.door.Close()
+	for _, door := range d.doors {
+		door.Close()
+	}
 	for end := time.Now().Add(time.Second); d.gate.Flows() > 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/netstack"
-	"github.com/weir-dev/weir/sandbox"
 	"github.com/weir-dev/weir/tproxy"
 	"github.com/weir-dev/weir/tproxy/rules"
 )
@@ -21,12 +20,29 @@ type door interface {
 	Close() error
 }
 
-// openDoor opens the one that the sandbox was built for.
-func (d *dataPath) openDoor() error {
-	if d.cfg.Link.Kind == sandbox.DoorTProxy {
-		return d.openTProxy()
+// openDoors opens those that the sandbox was built for.
+func (d *dataPath) openDoors() error {
+	if d.cfg.Door != "tproxy" {
+		if err := d.openStack(); err != nil {
+			return err
+		}
 	}
-	return d.openStack()
+	if d.cfg.Door == "netstack" {
+		return nil
+	}
+	return d.openTProxy()
+}
+
+// through tells the gate which door a flow came by.
+type through struct {
+	flow.Handler
+	name string
+}
+
+// Handle implements flow.Handler.
+func (t through) Handle(ctx context.Context, a flow.Arrival) {
+	a.Door = t.name
+	t.Handler.Handle(ctx, a)
 }
 
 func (d *dataPath) openStack() error {
@@ -43,7 +59,7 @@ func (d *dataPath) openStack() error {
 	if err != nil {
 		return fmt.Errorf("start netstack: %w", err)
 	}
-	d.door, d.doorName = stack, "netstack"
+	d.doors["netstack"] = stack
 	d.listenDNS = func(_ int, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
 		pc, err := stack.ListenPacket(at)
 		if err != nil {
@@ -68,7 +84,7 @@ func (d *dataPath) openTProxy() error {
 	if err != nil {
 		return err
 	}
-	d.door, d.doorName = opened, sandbox.DoorTProxy
+	d.doors["tproxy"] = opened
 	udp, tcp := d.files[rules.KindDNS], d.files[rules.KindDNS2]
 	d.listenDNS = func(i int, _ netip.AddrPort) (net.PacketConn, net.Listener, error) {
 		if i >= len(udp) || i >= len(tcp) {

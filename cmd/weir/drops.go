@@ -77,9 +77,11 @@ var resolverDrops = map[string]string{
 // counters are all counts of packets, connections and names that were given up for a bound or a filter.
 func (d *dataPath) counters() map[string]uint64 {
 	out := map[string]uint64{}
-	for name, n := range d.door.Counters() {
-		if strings.HasPrefix(name, "drop-") || strings.HasPrefix(name, "reject-") || strings.HasSuffix(name, "-evicted") {
-			out[name] = n
+	for _, door := range d.doors {
+		for name, n := range door.Counters() {
+			if strings.HasPrefix(name, "drop-") || strings.HasPrefix(name, "reject-") || strings.HasSuffix(name, "-evicted") {
+				out[name] += n
+			}
 		}
 	}
 	for _, from := range []map[string]uint64{d.dns.Counters(), d.memory.Counters()} {

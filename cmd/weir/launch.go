@@ -180,7 +180,7 @@ func (l *launch) keepDataPath(started chan<- error) {
 func (l *launch) configureDataPath() error {
 	link, info := l.box.Link()
 	cfg := dataPathConfig{
-		App: l.app, Sandbox: l.id, Command: l.command, Link: info, IPv6: l.spec.Addr6.IsValid(),
+		App: l.app, Sandbox: l.id, Command: l.command, Door: l.door, Link: info, IPv6: l.spec.Addr6.IsValid(),
 		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
 		Color: l.ui.color, Known: l.knownHosts(), Search: l.spec.Search,
 	}

@@ -89,7 +89,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.deny, "deny", nil, "deny `RULE` (repeatable)")
 	s.StringVar(&f.mode, "mode", "", "`MODE` audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
 	s.StringVar(&f.route, "route", "", "default `ROUTE`: direct or tunnel")
-	s.StringVar(&f.door, "door", "netstack", "`DOOR`: how packets are intercepted: netstack or tproxy")
+	s.StringVar(&f.door, "door", "netstack", "`DOOR`: how packets are intercepted: netstack, tproxy or both")
 	s.StringVar(&f.link, "link", "auto", "the sandbox's `LINK`: tap, veth or auto")
 	s.IntVar(&f.mtu, "mtu", 1500, "`MTU` inside, 1280 to 65520")
 	s.StringVar(&f.events, "events", "", "event log: `PATH` or fd:N (default: the state directory's events.jsonl)")
@@ -156,7 +156,7 @@ func (p *plan) checkFlags() error {
 		later       map[string]string
 	}{
 		{"mode", p.mode, []string{"", "audit", "enforce"}, map[string]string{"ask": "asking at run time is not built yet"}},
-		{"door", p.door, []string{"netstack", "tproxy"}, map[string]string{"both": "two doors at once are not built yet"}},
+		{"door", p.door, []string{"netstack", "tproxy", "both"}, nil},
 		{"link", p.link, []string{"tap", "veth", "auto"}, nil},
 		{"fs", p.fs, []string{"private", "host"}, nil},
 		{"profile", p.profile, []string{"tool", "engine"}, nil},

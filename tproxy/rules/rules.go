@@ -21,6 +21,8 @@ type Inside struct {
 	Gateway4, Gateway6 netip.Addr
 	// Port is where the listeners are.
 	Port uint16
+	// Beside says that the namespace has a link with the sandbox's addresses, for all that is neither TCP nor UDP.
+	Beside bool
 	// Hold asks for SYNs to be held where the kernel can do that, and Queue is the NFQUEUE number under which.
 	Hold  bool
 	Queue uint16
@@ -93,12 +95,12 @@ func (c Inside) install() error {
 // rules are the lines of the package comment's table.
 func (c Inside) rules(f family) [][]expr.Any {
 	own, gateway := whole(f.own), whole(f.gateway)
-	list := [][]expr.Any{
-		join(linkIsNot("lo"), c.drop(DropLink)),
+	list := c.links()
+	list = append(list,
 		join(f.address(f.dst, expr.CmpOpEq, f.loopback), accept()),
 		join(f.address(f.dst, expr.CmpOpEq, own), accept()),
 		join(f.address(f.src, expr.CmpOpNeq, own), c.drop(DropSource)),
-	}
+	)
 	for _, p := range f.noUnicast {
 		list = append(list, join(f.address(f.dst, expr.CmpOpEq, p), c.drop(DropMulticast)))
 	}
@@ -111,6 +113,18 @@ func (c Inside) rules(f family) [][]expr.Any {
 			join(transport(protocol), accept()))
 	}
 	return append(list, c.drop(DropProtocol))
+}
+
+// links are the rules about what does not come by lo.
+func (c Inside) links() [][]expr.Any {
+	if !c.Beside {
+		return [][]expr.Any{join(linkIsNot("lo"), c.drop(DropLink))}
+	}
+	return [][]expr.Any{
+		join(linkIsNot("lo"), transport(unix.IPPROTO_TCP), c.drop(DropLink)),
+		join(linkIsNot("lo"), transport(unix.IPPROTO_UDP), c.drop(DropLink)),
+		join(linkIsNot("lo"), accept()),
+	}
 }
 
 // whole is the prefix that is the address alone.
