@@ -70,8 +70,7 @@ type Config struct {
 	// KindQueue and KindLog are used here. The Door owns them.
 	Files map[string][]*os.File
 
-	// Socket opens a UDP socket in the sandbox's namespace, non-blocking, close-on-exec, free to be bound to any address,
-	// with SO_REUSEADDR. The caller owns the descriptor. Required.
+	// Socket opens a UDP socket in the sandbox's namespace, non-blocking, close-on-exec, with SO_REUSEADDR. The caller owns the descriptor. Required.
 	Socket func(ipv6 bool) (fd int, err error)
 
 	Limits Limits

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/tproxy/rules"
 )
 
 // maxDatagram is the largest payload of a UDP datagram.
@@ -99,6 +100,12 @@ func (d *Door) connect(key udpKey) (*net.UDPConn, error) {
 	fd, err := d.cfg.Socket(key.dst.Addr().Is6())
 	if err != nil {
 		return nil, fmt.Errorf("open socket inside: %w", err)
+	}
+	// Its own address is none of a link's. The capability that this takes is ours: the sandbox's namespaces belong to the user
+	// that we are.
+	if err := rules.SetTransparent(fd, key.dst.Addr().Is6()); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("make socket inside transparent: %w", err)
 	}
 	if err := unix.Bind(fd, sockaddr(key.dst)); err != nil {
 		unix.Close(fd)

@@ -107,10 +107,7 @@ func (c Inside) rules(f family) [][]expr.Any {
 	for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		list = append(list,
 			join(transport(protocol), f.address(f.dst, expr.CmpOpEq, gateway), port(dnsPort), accept()),
-			join(transport(protocol), c.tproxy(f), accept()),
-			// The socket of a UDP flow is not transparent, for which one needs a capability when it is made: TPROXY leaves its
-			// datagrams alone, and they find it as they would find any local socket.
-			join(transport(protocol), accept()))
+			join(transport(protocol), c.tproxy(f), accept()))
 	}
 	return append(list, c.drop(DropProtocol))
 }

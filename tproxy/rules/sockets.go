@@ -114,11 +114,11 @@ func options(fd int, sa unix.Sockaddr, list ...[3]int) error {
 }
 
 // transparent lets a socket have an address that no link has. Setting it needs CAP_NET_ADMIN or CAP_NET_RAW.
-func transparent(at netip.AddrPort) [3]int {
-	if at.Addr().Is4() {
-		return [3]int{unix.SOL_IP, unix.IP_TRANSPARENT, 1}
+func transparent(ipv6 bool) [3]int {
+	if ipv6 {
+		return [3]int{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
 	}
-	return [3]int{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
+	return [3]int{unix.SOL_IP, unix.IP_TRANSPARENT, 1}
 }
 
 func listenTCP(at netip.AddrPort) (int, error) {
@@ -126,7 +126,7 @@ func listenTCP(at netip.AddrPort) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err = options(fd, sa, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, transparent(at)); err == nil {
+	if err = options(fd, sa, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, transparent(at.Addr().Is6())); err == nil {
 		err = unix.Listen(fd, unix.SOMAXCONN)
 	}
 	if err != nil {
@@ -145,7 +145,7 @@ func listenUDP(at netip.AddrPort, origin bool) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	list := [][3]int{transparent(at)}
+	list := [][3]int{transparent(at.Addr().Is6())}
 	if origin {
 		list = append(list, [3]int{unix.SOL_SOCKET, unix.SO_RCVBUF, udpBuffer})
 		if at.Addr().Is4() {
@@ -253,20 +253,26 @@ func tell(fd int, m []byte) error {
 	return nil
 }
 
-// FlowSocket opens a socket for the replies of one UDP flow: it may be bound to any address of its family, and others may
-// be bound to the same one. It needs no capability.
+// FlowSocket opens a socket for the replies of one UDP flow; others may be bound to the same address. It needs no
+// capability; SetTransparent does.
 func FlowSocket(ipv6 bool) (int, error) {
-	family, free := unix.AF_INET, [3]int{unix.SOL_IP, unix.IP_FREEBIND, 1}
+	family := unix.AF_INET
 	if ipv6 {
-		family, free = unix.AF_INET6, [3]int{unix.SOL_IPV6, unix.IPV6_FREEBIND, 1}
+		family = unix.AF_INET6
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	if err := options(fd, nil, free, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}); err != nil {
+	if err := options(fd, nil, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// SetTransparent lets a flow's socket be bound to the address that the program sent to. It needs CAP_NET_ADMIN or
+// CAP_NET_RAW over the network namespace that the socket is in; the owner of its user namespace has them.
+func SetTransparent(fd int, ipv6 bool) error {
+	return options(fd, nil, transparent(ipv6))
 }
