@@ -217,7 +217,7 @@ func (res *result) text() string {
 func (res *result) markdown() string {
 	var b strings.Builder
 	b.WriteString("# Measurements\n\nWritten by `go run ./hack/bench -markdown docs/bench.md`; `make bench` measures again. ")
-	b.WriteString("What is measured, and how, is told in `hack/bench/main.go`.\n\n")
+	b.WriteString("What is measured, and how, is told in `hack/bench/main.go`; what each step gained, in [bench-notes.md](bench-notes.md).\n\n")
 	for _, f := range res.facts() {
 		fmt.Fprintf(&b, "- %s\n", f)
 	}
