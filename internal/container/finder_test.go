@@ -22,7 +22,7 @@ func TestListNamesTheBoxBehindEachPort(t *testing.T) {
 	}{{a, "porta", []string{"10.9.0.2", "fd09::2"}}, {b, "portb", []string{"10.9.0.3"}}} {
 		who := got[c.port]
 		if who.Err != nil || who.PID != c.box.pid || who.Runtime != RuntimeNone || who.Interface != "eth0" || len(who.MAC) != 6 || who.Cookie == 0 {
-			t.Errorf("%s: %+v", c.port, who)
+			t.Errorf("%s: %#v", c.port, who)
 		}
 		for _, a := range addrs(c.want...) {
 			if !slices.Contains(who.Addresses, a) {

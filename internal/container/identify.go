@@ -23,64 +23,84 @@ type identity struct {
 	labels      map[string]string
 }
 
-// identify fills in who the namespace s belongs to.
+// identify fills in who the namespace s belongs to: the first of its processes that an engine started, as a process of the
+// host may have gone there too. Nothing that a container starts can precede its own first process. Where no engine has one
+// it is the first of all.
 func (f *Finder) identify(c *Container, s *space) error {
-	first, err := s.first()
-	if err != nil {
-		if s.mount == "" {
-			return err
+	c.mount = s.mount
+	nobody := identity{claim: claim{RuntimeNone, mountID(s)}, name: mountName(s)}
+	members := s.members()
+	defer func() {
+		for _, p := range members {
+			p.close()
 		}
-		c.mount = s.mount
-		f.name(c, identity{claim: claim{RuntimeNone, mountID(s)}, name: mountName(s)})
+	}()
+	if len(members) == 0 {
+		if s.mount == "" {
+			return fmt.Errorf("find first process: %w", ErrGone)
+		}
+		f.fill(c, nobody)
 		return nil
 	}
-	defer first.close()
-	c.PID, c.started, c.Process, c.mount = first.pid, first.started, printable(first.exe(), maxText), s.mount
-	key := identityKey{c.Cookie, first.pid, first.started}
-	who, ok := f.known[key]
-	if !ok {
-		complete := false
-		if who, complete, err = f.look(first, s); err != nil {
+	first, who := members[0], nobody
+	for _, p := range members {
+		found, ok, err := f.recall(c.Cookie, p, s)
+		if err != nil {
 			return err
 		}
-		if complete {
-			if len(f.known) >= maxKnown {
-				clear(f.known)
-			}
-			f.known[key] = who
+		if ok {
+			first, who = p, found
+			break
 		}
 	}
-	f.name(c, who)
+	c.PID, c.started, c.Process = first.pid, first.started, printable(first.exe(), maxText)
+	f.fill(c, who)
 	c.Resolvers = f.waiting.resolvers(first)
 	return nil
 }
 
-func (f *Finder) name(c *Container, who identity) {
+// recall is look with a memory.
+func (f *Finder) recall(cookie uint64, p *process, s *space) (identity, bool, error) {
+	key := identityKey{cookie, p.pid, p.started}
+	if who, ok := f.known[key]; ok {
+		return who, true, nil
+	}
+	who, complete, ok, err := f.look(p, s)
+	if complete {
+		if len(f.known) >= maxKnown {
+			clear(f.known)
+		}
+		f.known[key] = who
+	}
+	return who, ok, err
+}
+
+func (f *Finder) fill(c *Container, who identity) {
 	c.Runtime, c.ID, c.Name, c.Image, c.Labels = who.runtime, who.id, who.name, who.image, maps.Clone(who.labels)
 	if c.Name == "" {
 		c.Name = c.ID[:min(len(c.ID), 12)]
 	}
 }
 
-// look finds out whose process it is. complete says that nothing more is to be learnt later: an engine names it and has
-// written everything down.
-func (f *Finder) look(first *process, s *space) (who identity, complete bool, err error) {
-	groups, err := first.read("cgroup", maxCgroup)
+// look finds out which engine's container the process is in; ok is false if in none's. complete says that the engine has
+// written everything down, so that nothing more is to be learnt later.
+func (f *Finder) look(p *process, s *space) (who identity, complete, ok bool, err error) {
+	groups, err := p.read("cgroup", maxCgroup)
 	if err != nil {
-		return identity{}, false, fmt.Errorf("read control group: %w", ErrGone)
+		return identity{}, false, false, nil // it has ended
 	}
-	found, ok := parseCgroup(groups)
-	told, monitored := first.monitor(s.inode)
+	found, grouped := parseCgroup(groups)
+	told, monitored := p.monitor(s.inode)
 	switch {
-	case ok && monitored && found.id != told.id:
-		return identity{}, false, fmt.Errorf("%w: control group and conmon name different containers", ErrUnknown)
-	case !ok && monitored:
+	case grouped && monitored && found.id != told.id:
+		return identity{}, false, false, fmt.Errorf("%w: control group and conmon name different containers", ErrUnknown)
+	case !grouped && monitored:
 		found = claim{RuntimePodman, told.id}
-	case !ok:
-		return identity{claim: claim{RuntimeNone, mountID(s)}, name: mountName(s)}, false, nil
+	case !grouped:
+		return identity{}, false, false, nil
 	}
 	who, complete = f.recorded(found, told)
-	return who, complete, nil
+	return who, complete, true, nil
 }
 
 // mountName is the name of a namespace that no engine claims: that of its mount if only root can have given it.

@@ -103,7 +103,7 @@ func (f *Finder) seen() (map[uint64]*space, error) {
 	return seen, nil
 }
 
-// processes returns the ids of the host's processes.
+// processes returns the ids of the host's other processes.
 func processes() ([]int, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -116,7 +116,7 @@ func processes() ([]int, error) {
 	}
 	var pids []int
 	for _, n := range names {
-		if pid, err := strconv.Atoi(n); err == nil {
+		if pid, err := strconv.Atoi(n); err == nil && pid != os.Getpid() { // our own threads go from one namespace to another
 			pids = append(pids, pid)
 		}
 	}

@@ -4,9 +4,11 @@ package container
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -94,29 +96,22 @@ func (p *process) read(name string, limit int) ([]byte, error) {
 	return readAll(fd, limit)
 }
 
-// first returns the process of the namespace that started first: the container's own first process, which nothing that it
-// starts later can precede. Close it.
-func (s *space) first() (*process, error) {
-	var best *process
+// members returns the processes of the namespace, those that started first before the others. Close each.
+func (s *space) members() []*process {
+	var all []*process
 	for _, pid := range s.pids {
 		p, err := openProcess(pid)
 		if err != nil {
 			continue
 		}
-		inode, err := p.namespace("net")
-		if err != nil || inode != s.inode || best != nil && p.started >= best.started {
+		if inode, err := p.namespace("net"); err != nil || inode != s.inode {
 			p.close()
 			continue
 		}
-		if best != nil {
-			best.close()
-		}
-		best = p
+		all = append(all, p)
 	}
-	if best == nil {
-		return nil, fmt.Errorf("find first process: %w", ErrGone)
-	}
-	return best, nil
+	slices.SortStableFunc(all, func(a, b *process) int { return cmp.Compare(a.started, b.started) })
+	return all
 }
 
 // conmon is what podman tells the monitor of a container.
