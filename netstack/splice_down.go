@@ -78,9 +78,9 @@ func (d *hostReader) read(fd uintptr) bool {
 func (d *hostReader) readSmall(fd int) bool {
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
-	n, err := unix.Read(fd, buf[:])
+	n, err := readRaw(fd, buf[:])
 	for err == unix.EINTR {
-		n, err = unix.Read(fd, buf[:])
+		n, err = readRaw(fd, buf[:])
 	}
 	switch {
 	case err == unix.EAGAIN:
@@ -112,7 +112,7 @@ func (p *hostPayload) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		n, err := unix.Read(p.fd, b)
+		n, err := readRaw(p.fd, b)
 		switch {
 		case err == unix.EINTR:
 			continue

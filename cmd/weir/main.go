@@ -22,6 +22,7 @@ func main() {
 	case engine.Is():
 		engine.Main()
 	case isDataPath():
+		useProcessors(dataPathProcessors())
 		dataPathMain()
 	case os.Args[0] == probeTProxyName:
 		probeTProxyMain()
