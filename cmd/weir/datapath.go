@@ -15,7 +15,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/internal/guard"
@@ -76,11 +75,10 @@ func (r *dataPathReport) failed(on string) bool {
 
 // dataPath is the process that every packet of one sandbox goes through.
 type dataPath struct {
+	room
 	cfg    dataPathConfig
 	files  map[string][]*os.File
-	policy *policy.Policy
 	log    *logrus.Logger
-	events event.Sink
 	book   *event.Log
 	report *event.Report
 	seen   *firstSeen
@@ -89,14 +87,11 @@ type dataPath struct {
 
 	errands *errands
 
-	memory *resolver.Memory
-	dns    *resolver.Server
 	// doors are those of the sandbox by the name that events have for them; listenDNS opens the resolver's sockets on the
 	// i-th gateway address.
 	doors     map[string]door
 	listenDNS func(i int, at netip.AddrPort) (net.PacketConn, net.Listener, error)
 
-	gate   *flow.Gate
 	inside *insideDialer
 	drops  *drops
 	start  time.Time
@@ -148,7 +143,8 @@ func newDataPathAnswer(err error) dataPathAnswer {
 
 // open joins the parts, in the order of the packet.
 func (d *dataPath) open(files []*os.File) error {
-	d.sortFiles(files)
+	d.files = sortFiles(d.cfg.Files, files)
+	d.app, d.sandbox = d.cfg.App, d.cfg.Sandbox
 	d.log = newLogger(os.Stderr, d.cfg.LogLevel)
 	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -169,13 +165,15 @@ func (d *dataPath) open(files []*os.File) error {
 	return nil
 }
 
-func (d *dataPath) sortFiles(files []*os.File) {
-	d.files = map[string][]*os.File{}
+// sortFiles puts descriptors that came in a message under the names that came with them.
+func sortFiles(names []string, files []*os.File) map[string][]*os.File {
+	sorted := map[string][]*os.File{}
 	for i, f := range files {
-		if i < len(d.cfg.Files) {
-			d.files[d.cfg.Files[i]] = append(d.files[d.cfg.Files[i]], f)
+		if i < len(names) {
+			sorted[names[i]] = append(sorted[names[i]], f)
 		}
 	}
+	return sorted
 }
 
 func (d *dataPath) file(name string) *os.File {
@@ -241,28 +239,13 @@ func (d *dataPath) openEvents() error {
 	return nil
 }
 
-func (d *dataPath) emit(details event.Details) {
-	d.events.Emit(&event.Event{Time: time.Now(), App: d.cfg.App, Sandbox: d.cfg.Sandbox, Details: details})
-}
-
-// openResolver builds the sandbox's DNS. The upstream of an app that goes through the tunnel is not the host's: without a
-// tunnel its questions fail, they are never asked elsewhere.
+// openResolver builds the sandbox's DNS.
 func (d *dataPath) openResolver() error {
-	d.memory = resolver.NewMemory(resolver.Limits{}, time.Now)
-	var upstream resolver.Upstream = &resolver.Host{Open: d.errands.open}
-	if d.policy.Route() != "direct" {
-		upstream = resolver.Down{Err: errNoTunnel}
-	}
 	gateways := []netip.Addr{gateway4}
 	if d.cfg.IPv6 {
 		gateways = append(gateways, gateway6)
 	}
-	d.dns = &resolver.Server{
-		Upstream: upstream, Memory: d.memory, Route: d.policy.Route(), Enforce: d.policy.Mode() == policy.ModeEnforce,
-		Decide: d.decideName, DecideChain: d.decideChain, Answer: d.policy.AnswerAllowed, Record: d.recordQuery,
-		Alert:    func(domain string) { d.emit(&event.Alert{What: "budget", Subject: domain}) },
-		StripECH: d.policy.StripECH(), IPv6: d.cfg.IPv6, Local: map[string][]netip.Addr{hostName: gateways}, Log: d.log,
-	}
+	d.room.openResolver(&resolver.Host{Open: d.errands.open}, d.cfg.IPv6, map[string][]netip.Addr{hostName: gateways}, d.log)
 	return nil
 }
 
@@ -271,14 +254,8 @@ func (d *dataPath) openGate() error {
 	if d.cfg.Quiet {
 		told = nil
 	}
-	d.gate = &flow.Gate{
-		App: d.cfg.App, Sandbox: d.cfg.Sandbox, Door: d.cfg.Door,
-		Policy:    d.policy,
-		Names:     flow.Names{Recall: d.memory.Recall, Confirm: d.confirm, Hold: d.memory.Hold},
-		Routes:    map[string]flow.Dialer{"direct": newDirect(d.cfg.Policy.HostPorts, told)},
-		HostAlias: hostAlias(), DNS: d.watchDNS, Events: d.events,
-		Process: d.errands.owner,
-	}
+	d.room.openGate(d.cfg.Door, newDirect(d.cfg.Policy.HostPorts, told))
+	d.gate.HostAlias, d.gate.Process = hostAlias(), d.errands.owner
 	return nil
 }
 

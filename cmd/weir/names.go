@@ -17,49 +17,49 @@ import (
 const expansionRule = "builtin:search-expansion"
 
 // decideName joins the resolver to the policy.
-func (d *dataPath) decideName(name string, qtype uint16) resolver.Verdict {
-	return d.verdict(d.policy.DecideName(name, qtype))
+func (r *room) decideName(name string, qtype uint16) resolver.Verdict {
+	return r.verdict(r.policy.DecideName(name, qtype))
 }
 
 // decideChain judges the members of an answer's CNAME chain, which count for denies only.
-func (d *dataPath) decideChain(names []string) resolver.Verdict {
+func (r *room) decideChain(names []string) resolver.Verdict {
 	for _, name := range names {
-		if n := d.policy.DecideChain(name); n.Verdict != policy.Allow {
-			return d.verdict(n)
+		if n := r.policy.DecideChain(name); n.Verdict != policy.Allow {
+			return r.verdict(n)
 		}
 	}
 	return resolver.Verdict{Allow: true}
 }
 
-func (d *dataPath) verdict(n policy.NameDecision) resolver.Verdict {
+func (r *room) verdict(n policy.NameDecision) resolver.Verdict {
 	v := resolver.Verdict{Allow: n.Verdict != policy.Deny, WouldDeny: n.Verdict == policy.WouldDeny, Rule: n.Rule, Reason: n.Reason}
 	switch {
 	case n.Expansion:
 		v.Rule = expansionRule
-	case v.Allow && (n.Route != d.dns.Route || d.gate.Routes[n.Route] == nil): // its route is not there, or a question by another one would tell the wrong resolver
+	case v.Allow && (n.Route != r.dns.Route || r.gate.Routes[n.Route] == nil): // its route is not there, or a question by another one would tell the wrong resolver
 		v.Allow, v.WouldDeny, v.Reason = false, false, "no-tunnel"
 	}
 	return v
 }
 
-func (d *dataPath) confirm(ctx context.Context, route, name string, addr netip.Addr) bool {
-	return route == d.dns.Route && d.dns.Confirm(ctx, name, addr)
+func (r *room) confirm(ctx context.Context, route, name string, addr netip.Addr) bool {
+	return route == r.dns.Route && r.dns.Confirm(ctx, name, addr)
 }
 
 // recordQuery turns a question into an event. What weir asks for itself is not the program's doing.
-func (d *dataPath) recordQuery(q resolver.Query) {
+func (r *room) recordQuery(q resolver.Query) {
 	if q.Confirm {
 		return
 	}
-	d.emit(&event.DNSQuery{
+	r.emit(&event.DNSQuery{
 		Hostname: q.Hostname, QType: q.Qtype, Server: q.Server, RCode: q.Rcode, Answers: q.Answers,
 		Route: q.Route, Verdict: q.Verdict, Rule: q.Rule, Reason: q.Reason, Duration: q.Duration,
 	})
 }
 
 // watchDNS carries a flow to a DNS server of the program's choice.
-func (d *dataPath) watchDNS(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error) {
-	up, down, err = d.dns.Watch(ctx, network, server, client, upstream)
+func (r *room) watchDNS(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error) {
+	up, down, err = r.dns.Watch(ctx, network, server, client, upstream)
 	if errors.Is(err, resolver.ErrNotDNS) {
 		err = flow.ErrNotDNS
 	}
