@@ -39,9 +39,29 @@ var txScratches = sync.Pool{New: func() any { return new(txScratch) }}
 // not told, as on any network.
 func (e *endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for _, pkt := range pkts.AsSlice() {
+		if isSynAck(pkt) {
+			pkt.IncRef()
+			go e.writeSynAck(pkt)
+			continue
+		}
 		e.writePacket(pkt)
 	}
 	return pkts.Len(), nil
+}
+
+// writeSynAck writes the second packet of a handshake. gVisor sends it with the endpoint locked, and the client's answer is
+// there before the write has returned: the goroutine that processes it would spin for the lock, for as long as the program
+// inside, which has its connection now, keeps this one off the processor. On a goroutine of its own the write holds up nobody.
+func (e *endpoint) writeSynAck(pkt *stack.PacketBuffer) {
+	defer pkt.DecRef()
+	e.writePacket(pkt)
+}
+
+// isSynAck reports whether pkt is a TCP segment with SYN and ACK.
+func isSynAck(pkt *stack.PacketBuffer) bool {
+	const both = header.TCPFlagSyn | header.TCPFlagAck
+	tcp := header.TCP(pkt.TransportHeader().Slice())
+	return pkt.TransportProtocolNumber == header.TCPProtocolNumber && len(tcp) >= header.TCPMinimumSize && tcp.Flags()&both == both
 }
 
 // writePacket sends one packet in one writev: virtio-net header, headers, payload.
