@@ -37,6 +37,8 @@ var edges = []struct{ from, to, why string }{
 	{"resolver", "flow/event", "the resolver speaks of queries in the words of the event log"},
 	{"resolver", "internal/guard", "answers that lead into guarded ranges are stripped"},
 	{"resolver", "internal/hostname", "questions are normalised as rules are"},
+	{"internal/bench", "internal/playground", "what is measured lives in namespaces of its own"},
+	{"internal/bench", "flow/event", "the event log says which door ran, and has one event for each flow"},
 	{"hack/gauntlet", "tests/gauntlet", "the command runs the table of the tests"},
 	{"sandbox/engine", "sandbox", "rootlesskit runs inside the walls and has the link made by them"},
 	{"internal/capture", "flow/sniff", "weir read has the live sniffers, no second parser"},

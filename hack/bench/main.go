@@ -1,61 +1,53 @@
 //go:build linux
 
-// Command bench measures weir against pasta, slirp4netns and the plain host.
+// Command bench measures builds of weir against its peers and the plain host, and writes docs/bench.md.
 //
-//	go run ./hack/bench -weir bin/weir [-samples 3] [-peers pasta,slirp4netns] [-json] [-markdown FILE]
+//	go run ./hack/bench [-weir bin/weir] [-build LABEL=PATH ...] [-doors netstack,tproxy] [-peers pasta,...] [-markdown FILE]
 //
-// It makes two network namespaces of its own (package playground) and never touches another network. A server runs on the
-// loopback of the "host" namespace. Each subject runs the same client, this binary again, and the client reaches the server
-// on the address that the subject has for the host's loopback:
-//
-//	host         127.0.0.1                          no sandbox at all
-//	weir         host.weir.internal (10.77.0.1)     enforcing a rule, sniffing, writing events to a file
-//	pasta        the gateway's address              MTU 65520, its default
-//	pasta-1500   the same, with --mtu 1500          not measured unless -peers names it
-//	slirp4netns  10.0.2.2                           MTU 1500, its default
-//
-// All subjects live at the same time and take turns (host, weir, pasta ..., host, weir, pasta ...) with every metric, so that
-// whatever else the machine does hits them alike. The result is the median. Nothing here has a threshold.
-//
-// main.go has the parts and the flags, subject.go how each subject is started, measure.go what is measured in which order,
-// client.go, load.go and server.go the two ends, machine.go and process.go what the kernel says, table.go the output.
+// It is `weir bench` (package bench has all of it) for people who work on weir: it measures several builds side by side, each
+// row by itself if need be, and it builds the peer that distributions do not have: rootlesskit with gvisor-tap-vsock, from
+// the versions in hack/peers, which are a module of their own because they want another gVisor than weir does.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/weir-dev/weir/internal/bench"
 	"github.com/weir-dev/weir/internal/playground"
 )
 
 // options are the flags.
 type options struct {
-	weir, commit, markdown string
-	peers                  []string
-	samples, starts, idle  int
-	duration               time.Duration
-	json                   bool
-	only                   *regexp.Regexp
+	bench.Config
+	html, markdown string
+	json           bool
 }
 
-// The other parts of this binary, by first argument.
-var parts = map[string]func(args []string) error{"server": serverMain, "client": clientMain, "hold": holdMain}
+// partArgument is the first argument of the other parts of this binary.
+const partArgument = "part"
 
 func main() {
-	if len(os.Args) > 1 {
-		if part := parts[os.Args[1]]; part != nil {
-			exit(part(os.Args[2:]))
-		}
+	if len(os.Args) > 1 && os.Args[1] == partArgument {
+		exit(bench.Part(os.Args[2:]))
 	}
 	o := parseFlags()
 	if !playground.Inside() {
+		if err := providePeers(o.Peers); err != nil {
+			exit(err)
+		}
 		status, err := playground.Enter()
 		if err != nil {
 			exit(fmt.Errorf("%w (bench needs unprivileged user namespaces; weir doctor says more)", err))
@@ -74,71 +66,129 @@ func exit(err error) {
 }
 
 func parseFlags() options {
-	var o options
-	peers := flag.String("peers", "pasta,slirp4netns", "what to compare with: pasta, pasta-1500, slirp4netns, weir=PATH for another build of weir")
-	flag.StringVar(&o.weir, "weir", "bin/weir", "the weir to measure")
-	flag.StringVar(&o.commit, "commit", "", "commit to name in the result (default: what git says here)")
+	o := options{Config: bench.Config{Part: []string{partArgument}, Say: say}}
+	weir := flag.String("weir", "bin/weir", "the weir to measure")
+	doors := flag.String("doors", "netstack,tproxy", "the doors to measure: netstack, tproxy, both")
+	peers := flag.String("peers", strings.Join(bench.PeerNames(), ","), "what to compare with, empty for nothing; -MTU is for another MTU")
+	flag.Func("build", "another build of weir to measure beside it, `LABEL=PATH`; repeatable", func(s string) error {
+		label, path, ok := strings.Cut(s, "=")
+		if !ok || label == "" {
+			return errors.New("want LABEL=PATH")
+		}
+		o.Builds = append(o.Builds, bench.Build{Label: label, Path: path})
+		return nil
+	})
+	flag.StringVar(&o.Commit, "commit", "", "commit to name in the result (default: what git says here)")
 	flag.StringVar(&o.markdown, "markdown", "", "also write the result to `FILE`")
-	flag.IntVar(&o.samples, "samples", 3, "rounds; the result is their median")
-	flag.IntVar(&o.starts, "starts", 15, "starts of true per round and subject")
-	flag.IntVar(&o.idle, "idle", 2000, "idle connections for the memory of a flow")
-	flag.DurationVar(&o.duration, "duration", time.Second, "length of one transfer; other loads take half of it")
+	flag.StringVar(&o.html, "html", "", "also write the result as a page with charts to `FILE`")
+	flag.IntVar(&o.Rounds, "samples", 3, "rounds; the result is their median")
+	flag.IntVar(&o.Starts, "starts", 15, "starts of true per round and subject")
+	flag.IntVar(&o.Idle, "idle", 2000, "idle connections for the memory of a flow")
+	flag.DurationVar(&o.Rest, "rest", 3*time.Second, "how long they are idle before memory is read")
+	flag.DurationVar(&o.For, "duration", time.Second, "length of one transfer; other loads take half of it")
 	only := flag.String("only", "", "measure only what this `REGEXP` matches, as in \"throughput up 1\", \"start_ms\", \"rss_per_flow\"")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.Parse()
-	for p := range strings.SplitSeq(*peers, ",") {
-		if p != "" {
-			o.peers = append(o.peers, p)
-		}
-	}
-	var err error
-	if o.only, err = regexp.Compile(*only); err != nil {
+	o.Builds = append([]bench.Build{{Path: *weir}}, o.Builds...)
+	o.Doors, o.Peers = list(*doors), list(*peers)
+	pattern, err := regexp.Compile(*only)
+	if err != nil {
 		exit(err)
 	}
-	if flag.NArg() > 0 || o.samples < 1 || o.idle < 1 || o.starts < 1 || o.duration < 100*time.Millisecond {
+	o.Wanted = pattern.MatchString
+	for _, p := range o.Peers {
+		if err := bench.CheckPeer(p); err != nil {
+			exit(err)
+		}
+	}
+	if flag.NArg() > 0 || o.Rounds < 1 || o.Idle < 1 || o.Starts < 1 || o.For < 20*time.Millisecond {
 		exit(errors.New("bad arguments, see -help"))
 	}
 	return o
 }
 
+func list(text string) []string {
+	return slices.DeleteFunc(strings.Split(text, ","), func(s string) bool { return s == "" })
+}
+
+func say(text string) { fmt.Fprintln(os.Stderr, "bench:", text) }
+
+// peerBin is where the peers are built, before the PATH: what is put there is measured in the place of what is installed.
+const peerBin = "bin/peers"
+
+// providePeers builds rootlesskit if it is to be measured and not there. That may want the network, so it is done outside
+// the playground.
+func providePeers(names []string) error {
+	dir, err := filepath.Abs(peerBin)
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv("PATH", dir+":"+os.Getenv("PATH")); err != nil {
+		return err
+	}
+	wanted := slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "gvisor-tap-vsock") })
+	if _, err := exec.LookPath("rootlesskit"); !wanted || err == nil {
+		return nil
+	}
+	say("building rootlesskit")
+	build := exec.Command("go", "build", "-C", "hack/peers", "-o", dir+"/", "github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly -buildvcs=false")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build rootlesskit: %w", err)
+	}
+	return nil
+}
+
 // run is the coordinator: it measures and writes.
 func run(o options) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	world, err := playground.Open()
 	if err != nil {
 		return err
 	}
 	defer world.Close()
-	b, err := newBench(o, world.Dir)
+	if o.Commit == "" {
+		o.Commit = describeCommit()
+	}
+	b, err := bench.Open(ctx, o.Config, world.Dir)
 	if err != nil {
 		return err
 	}
-	defer b.close()
-	if err := b.measure(); err != nil {
+	defer b.Close()
+	result, err := b.Measure(ctx)
+	if err != nil {
 		return err
-	}
-	b.result.finish()
-	b.result.Machine.Load[1] = loadAverage()
-	if o.markdown != "" {
-		if err := os.WriteFile(o.markdown, []byte(b.result.markdown()), 0o644); err != nil {
-			return fmt.Errorf("write result: %w", err)
-		}
 	}
 	if o.json {
-		return json.NewEncoder(os.Stdout).Encode(b.result)
+		err = json.NewEncoder(os.Stdout).Encode(result)
+	} else {
+		err = result.WriteText(os.Stdout)
 	}
-	_, err = os.Stdout.WriteString(b.result.text())
-	return err
+	for path, write := range map[string]func(*os.File) error{
+		o.markdown: func(f *os.File) error { return result.WriteMarkdown(f) },
+		o.html:     func(f *os.File) error { return result.WriteHTML(f) },
+	} {
+		if path != "" {
+			err = errors.Join(err, writeFile(path, write))
+		}
+	}
+	return errors.Join(err, result.Check())
 }
 
-// copySelf puts this binary where every subject can execute it, under a name that tells clients from what is measured.
-func copySelf(dir string) (string, error) {
-	self, err := os.ReadFile("/proc/self/exe")
+func writeFile(path string, write func(*os.File) error) error {
+	f, err := os.Create(path)
 	if err != nil {
-		return "", fmt.Errorf("copy bench: %w", err)
+		return fmt.Errorf("write result: %w", err)
 	}
-	path := filepath.Join(dir, clientName)
-	if err := os.WriteFile(path, self, 0o755); err != nil {
-		return "", fmt.Errorf("copy bench: %w", err)
+	if err := errors.Join(write(f), f.Close()); err != nil {
+		return fmt.Errorf("write result: %w", err)
 	}
-	return path, nil
+	return nil
+}
+
+func describeCommit() string {
+	out, _ := exec.Command("git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	return strings.TrimSpace(string(out))
 }

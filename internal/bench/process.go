@@ -1,10 +1,12 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,8 +27,8 @@ type process struct {
 	cpu         time.Duration
 }
 
-// carriers returns the processes of a subject that carry its traffic: everything it started but the client.
-func (r *running) carriers() []process {
+// processes returns those of a subject: what was started, and everything below it.
+func (r *running) processes() []process {
 	table := processTable()
 	mine := map[int]bool{}
 	for _, root := range []int{pidOf(r.program), pidOf(r.helper)} {
@@ -40,13 +42,19 @@ func (r *running) carriers() []process {
 			}
 		}
 	}
-	var out []process
-	for _, p := range table {
-		if mine[p.pid] && p.name != clientName {
-			out = append(out, p)
-		}
+	return slices.DeleteFunc(table, func(p process) bool { return !mine[p.pid] })
+}
+
+// carriers are the processes that carry the traffic: all but the client.
+func (r *running) carriers() []process {
+	return slices.DeleteFunc(r.processes(), func(p process) bool { return p.name == clientName })
+}
+
+func pidOf(cmd *exec.Cmd) int {
+	if cmd == nil || cmd.Process == nil {
+		return 0
 	}
-	return out
+	return cmd.Process.Pid
 }
 
 func total[T int64 | time.Duration](list []process, of func(process) T) (sum T) {
@@ -81,12 +89,18 @@ func processTable() []process {
 }
 
 func readProcess(pid int) (process, error) {
-	p := process{pid: pid}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return p, err
+		return process{}, err
 	}
-	for line := range strings.Lines(string(status)) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return parseProcess(pid, string(status), string(stat)), err
+}
+
+// parseProcess reads proc_pid_status(5) and proc_pid_stat(5).
+func parseProcess(pid int, status, stat string) process {
+	p := process{pid: pid}
+	for line := range strings.Lines(status) {
 		key, value, _ := strings.Cut(line, ":")
 		value = strings.TrimSpace(value)
 		switch key {
@@ -102,17 +116,14 @@ func readProcess(pid int) (process, error) {
 			p.peak = kilobytes(value)
 		}
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return p, err
+	if at := strings.LastIndex(stat, ") "); at >= 0 { // the name before it may hold anything
+		if f := strings.Fields(stat[at+2:]); len(f) > 12 { // utime and stime are fields 14 and 15
+			user, _ := strconv.Atoi(f[11])
+			system, _ := strconv.Atoi(f[12])
+			p.cpu = time.Duration(user+system) * clockTick
+		}
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	if f := strings.Fields(rest); len(f) > 12 { // proc_pid_stat(5): utime and stime are fields 14 and 15
-		user, _ := strconv.Atoi(f[11])
-		system, _ := strconv.Atoi(f[12])
-		p.cpu = time.Duration(user+system) * clockTick
-	}
-	return p, nil
+	return p
 }
 
 func kilobytes(value string) int64 {
