@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -48,6 +49,7 @@ type endpoint struct {
 	filter   filter
 	parts    *fragments
 	counters *counters
+	acks     delayedACKs
 	guest    tcpip.LinkAddress
 	gateway  tcpip.LinkAddress
 	mtu      atomic.Uint32
@@ -93,6 +95,8 @@ func newEndpoint(cfg Config, c *counters) (*endpoint, error) {
 		writev:   writevRaw,
 	}
 	e.mtu.Store(cfg.MTU)
+	e.acks.write = func(frame []byte) { e.countTx(e.writeFrame([]unix.Iovec{iovec(frame)})) }
+	e.acks.saved = func() { c.add(countACKSaved, 1) }
 	e.gso.Store(l.TSO)
 	if err := raw.Control(func(fd uintptr) { e.fd = int(fd) }); err != nil {
 		return nil, fmt.Errorf("device descriptor: %w", err)
@@ -105,6 +109,7 @@ func newEndpoint(cfg Config, c *counters) (*endpoint, error) {
 
 // shut closes the device once no write is under way.
 func (e *endpoint) shut() {
+	e.acks.stop()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.closed {

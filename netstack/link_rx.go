@@ -145,6 +145,7 @@ func (e *endpoint) receive(ring *rxRing) {
 			e.counters.add(why, 1)
 			return
 		}
+		e.acks.received(first, size, int(e.MTU()))
 		e.deliver(ring.take(size))
 	}
 }

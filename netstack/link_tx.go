@@ -35,6 +35,12 @@ type txScratch struct {
 
 var txScratches = sync.Pool{New: func() any { return new(txScratch) }}
 
+func (tx *txScratch) free() {
+	clear(tx.iovs)
+	tx.iovs = tx.iovs[:0]
+	txScratches.Put(tx)
+}
+
 // WritePackets implements stack.LinkWriter. Frames that the device does not take are dropped and counted; the sender is
 // not told, as on any network.
 func (e *endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
@@ -72,9 +78,15 @@ func (e *endpoint) writePacket(pkt *stack.PacketBuffer) {
 		return
 	}
 	tx := txScratches.Get().(*txScratch)
+	var vnet []byte
 	if e.vnet {
-		gsoHeader(pkt, large).put(tx.hdr[:])
-		tx.iovs = append(tx.iovs, iovec(tx.hdr[:]))
+		vnet = tx.hdr[:]
+		gsoHeader(pkt, large).put(vnet)
+		tx.iovs = append(tx.iovs, iovec(vnet))
+	}
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && e.acks.hold(pkt, vnet) {
+		tx.free()
+		return
 	}
 	for _, b := range pkt.AsSlices() {
 		if len(b) > 0 {
@@ -82,9 +94,7 @@ func (e *endpoint) writePacket(pkt *stack.PacketBuffer) {
 		}
 	}
 	err := e.writeFrame(tx.iovs)
-	clear(tx.iovs)
-	tx.iovs = tx.iovs[:0]
-	txScratches.Put(tx)
+	tx.free()
 	if large && errors.Is(err, unix.EINVAL) {
 		e.disableGSO()
 		e.writeSegments(pkt)
