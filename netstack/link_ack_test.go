@@ -3,6 +3,7 @@ package netstack
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,7 +68,6 @@ func TestDelayedACKs(t *testing.T) {
 				a, left := newTestACKs()
 				defer a.stop()
 				for i, s := range c.steps {
-					*left = nil
 					switch s.what {
 					case "got":
 						f := guestSegment(s.port, s.n)
@@ -78,8 +78,8 @@ func TestDelayedACKs(t *testing.T) {
 					default:
 						a.send(s.what, s.port, uint32(s.n), left)
 					}
-					if !slices.Equal(*left, s.leave) {
-						t.Errorf("step %d, %s: left %v, want %v", i, s.what, *left, s.leave)
+					if got := left.take(); !slices.Equal(got, s.leave) {
+						t.Errorf("step %d, %s: left %v, want %v", i, s.what, got, s.leave)
 					}
 				}
 			})
@@ -87,18 +87,39 @@ func TestDelayedACKs(t *testing.T) {
 	}
 }
 
+// ackNumbers are those that left; the ticks are goroutines of their own.
+type ackNumbers struct {
+	mu   sync.Mutex
+	list []uint32
+}
+
+func (a *ackNumbers) add(n uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.list = append(a.list, n)
+}
+
+// take returns what left since the last call.
+func (a *ackNumbers) take() []uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := a.list
+	a.list = nil
+	return list
+}
+
 // newTestACKs returns the mechanism, and where the acknowledgement numbers of what it sends by itself go.
-func newTestACKs() (*delayedACKs, *[]uint32) {
-	left := new([]uint32)
+func newTestACKs() (*delayedACKs, *ackNumbers) {
+	left := new(ackNumbers)
 	a := &delayedACKs{saved: func() {}}
 	a.write = func(frame []byte) {
-		*left = append(*left, header.TCP(frame[vnetHdrLen+header.EthernetMinimumSize+header.IPv4MinimumSize:]).AckNumber())
+		left.add(header.TCP(frame[vnetHdrLen+header.EthernetMinimumSize+header.IPv4MinimumSize:]).AckNumber())
 	}
 	return a, left
 }
 
 // send does what the link does with one segment of the stack.
-func (a *delayedACKs) send(what string, port uint16, ack uint32, left *[]uint32) {
+func (a *delayedACKs) send(what string, port uint16, ack uint32, left *ackNumbers) {
 	var pkt *stack.PacketBuffer
 	switch what {
 	case "ack":
@@ -113,7 +134,7 @@ func (a *delayedACKs) send(what string, port uint16, ack uint32, left *[]uint32)
 	}
 	defer pkt.DecRef()
 	if !a.hold(pkt, make([]byte, vnetHdrLen)) {
-		*left = append(*left, ack)
+		left.add(ack)
 	}
 }
 
@@ -127,13 +148,13 @@ func TestDelayedACKsBound(t *testing.T) {
 			a.received(f, len(f), 1500)
 			a.send("ack", port, uint32(port), left)
 		}
-		if len(*left) != 5 {
-			t.Errorf("%d acknowledgements left at once, want the 5 beyond the bound", len(*left))
+		if n := len(left.take()); n != 5 {
+			t.Errorf("%d acknowledgements left at once, want the 5 beyond the bound", n)
 		}
 		time.Sleep(2 * ackTick)
 		synctest.Wait()
-		if len(*left) != ackHeldMax+5 {
-			t.Errorf("%d acknowledgements left, want %d", len(*left), ackHeldMax+5)
+		if n := len(left.take()); n != ackHeldMax {
+			t.Errorf("%d acknowledgements left later, want %d", n, ackHeldMax)
 		}
 	})
 }
