@@ -59,8 +59,9 @@ func (f *visit) datagrams(ctx context.Context) {
 	upstream, err := f.dial(ctx)
 	f.record()
 	if err != nil {
+		cause := closeOf(ctx, err) // before the program is told
 		f.Reject(refusal(err))
-		f.recordClose(0, 0, closeOf(ctx, err), err)
+		f.recordClose(0, 0, cause, err)
 		return
 	}
 	defer upstream.Close()

@@ -158,9 +158,10 @@ func (f *visit) failed(ctx context.Context, err error) {
 		f.refuse(policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:dials"})
 		return
 	}
+	cause := closeOf(ctx, err) // before the program is told: it may end of it, and ctx with it
 	f.record()
 	f.Reject(refusal(err))
-	f.recordClose(0, 0, closeOf(ctx, err), err)
+	f.recordClose(0, 0, cause, err)
 }
 
 // abandoned ends a flow whose client gave up while we dialled.

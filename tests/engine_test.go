@@ -30,7 +30,7 @@ func engineLack(programs ...string) (lack string) {
 			lack = p
 		}
 	}
-	if ok, _ := condition("tun"); !ok {
+	if ok, _ := condition("tun", ""); !ok {
 		lack = "/dev/net/tun"
 	}
 	return lack

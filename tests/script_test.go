@@ -20,7 +20,7 @@ import (
 
 func tlsServer(c net.Conn, w *playground.World) net.Conn { return tls.Server(c, w.TLSConfig()) }
 
-// TestScripts runs testdata/script. Besides testscript's own commands a script has
+// TestScripts runs testdata/script through every door (doors_test.go). Besides testscript's own commands a script has
 //
 //	events FILE KIND [FIELD=VALUE ...]   FILE has such an event; VALUE * is any but empty or 0; ! for: has none
 //	heard TEXT                           tools.example:21 or :25 was told TEXT
@@ -28,17 +28,25 @@ func tlsServer(c net.Conn, w *playground.World) net.Conn { return tls.Server(c, 
 //
 // and the variables BIN (weir, probe), CA (the world's authority) and PROBE, the flags that show both to CMD.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
-		RequireExplicitExec: true,
-		Setup:               setupScript,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"events": eventsCommand, "heard": heardCommand, "capture": captureCommand},
-		Condition:           condition,
-	})
+	for _, door := range doors {
+		t.Run(door, func(t *testing.T) {
+			testscript.Run(t, testscript.Params{
+				Dir:                 "testdata/script",
+				RequireExplicitExec: true,
+				Setup:               func(env *testscript.Env) error { return setupScript(env, door) },
+				Cmds:                map[string]func(*testscript.TestScript, bool, []string){"events": eventsCommand, "heard": heardCommand, "capture": captureCommand},
+				Condition:           func(name string) (bool, error) { return condition(name, door) },
+			})
+		})
+	}
 }
 
-// condition is what a script may ask of the machine: root; tun and pty, the devices; engine, what the profile needs; ping, whether the host lets weir ping.
-func condition(name string) (bool, error) {
+// condition is what a script may ask: door:NAME, whether it runs through that door; and of the machine: root; tun and pty,
+// the devices; engine, what the profile needs; ping, whether the host lets weir ping.
+func condition(name, door string) (bool, error) {
+	if asked, ok := strings.CutPrefix(name, "door:"); ok {
+		return asked == door, nil
+	}
 	device := map[string]string{"tun": "/dev/net/tun", "pty": "/dev/ptmx"}[name]
 	switch {
 	case device != "":
@@ -57,14 +65,15 @@ func condition(name string) (bool, error) {
 	return false, fmt.Errorf("unknown condition %q", name)
 }
 
-func setupScript(env *testscript.Env) error {
+// setupScript has every "weir run" of the script that does not name a door go through this one.
+func setupScript(env *testscript.Env, door string) error {
 	home := filepath.Join(env.WorkDir, "home")
 	if err := os.Mkdir(home, 0o755); err != nil {
 		return err
 	}
 	env.Setenv("HOME", home)
 	env.Setenv("WEIR_TEST_BIN", binDir())
-	env.Setenv("WEIR_TEST_DOOR", os.Getenv("WEIR_TEST_DOOR"))
+	env.Setenv("WEIR_TEST_DOOR", door)
 	env.Setenv("WEIR_PLAYGROUND", "1")
 	env.Setenv("PATH", binDir()+":"+os.Getenv("PATH"))
 	env.Setenv("BIN", binDir())

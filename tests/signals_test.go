@@ -100,7 +100,7 @@ func TestSignalsReachTheProgram(t *testing.T) {
 
 // TestInterruptFromTheTerminal: ^C reaches the program once, and weir waits for what it does about it.
 func TestInterruptFromTheTerminal(t *testing.T) {
-	if ok, _ := condition("pty"); !ok {
+	if ok, _ := condition("pty", ""); !ok {
 		t.Skip("no terminal can be made here")
 	}
 	r := startReady(t, "probe", "tty", "weir", "run", "-q", "--", "sh", "-c",

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,16 +59,37 @@ func probes() []probe {
 	}
 }
 
+// probesNamed are those with the ids, all of them without any.
+func probesNamed(ids []string) ([]probe, error) {
+	all := probes()
+	if len(ids) == 0 {
+		return all, nil
+	}
+	var chosen []probe
+	for _, id := range ids {
+		i := slices.IndexFunc(all, func(p probe) bool { return p.id == id })
+		if i < 0 {
+			return nil, usageError{hint(fmt.Errorf("doctor %s: no such finding", id), "weir doctor, to see all of them")}
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
 func newDoctorCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use:     "doctor",
+		Use:     "doctor [ID...]",
 		Short:   "Find out what this machine can do, by doing it",
-		Long:    "Try everything that weir needs of a host and say what fails and how to mend it.\n\nExit status: 0, or 2 when something that weir cannot do without is missing.",
-		Example: "  weir doctor\n  weir doctor --json | jq 'map(select(.status != \"pass\"))'",
-		Args:    wants(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Long:    "Try everything that weir needs of a host and say what fails and how to mend it; with IDs only that.\n\nExit status: 0, or 2 when something that weir cannot do without is missing.",
+		Example: "  weir doctor\n  weir doctor nft-tproxy sandbox-tap\n  weir doctor --json | jq 'map(select(.status != \"pass\"))'",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			chosen, err := probesNamed(ids)
+			if err != nil {
+				return err
+			}
 			var findings []finding
-			for _, p := range probes() {
+			for _, p := range chosen {
 				f := p.try()
 				f.ID = p.id
 				findings = append(findings, f)
@@ -97,9 +119,15 @@ func newDoctorCommand(g *globals) *cobra.Command {
 
 // judgeLinks makes the lack of both kinds of link a failure: one of them is enough.
 func judgeLinks(findings []finding) []finding {
-	works := false
+	works, tried := false, 0
 	for _, f := range findings {
-		works = works || strings.HasPrefix(f.ID, "sandbox-") && f.Status == "pass"
+		if strings.HasPrefix(f.ID, "sandbox-") {
+			tried++
+			works = works || f.Status == "pass"
+		}
+	}
+	if tried < 2 {
+		return findings
 	}
 	for i := range findings {
 		if !works && strings.HasPrefix(findings[i].ID, "sandbox-") {
@@ -124,14 +152,14 @@ func writeFinding(w io.Writer, f finding, color bool) {
 
 // probeUserNamespaces runs a program in new user and network namespaces.
 func probeUserNamespaces() finding {
-	if err := inNamespaces(exec.Command("true")); err != nil {
+	if _, err := inNamespaces(exec.Command("true")); err != nil {
 		return finding{Status: "fail", Summary: "user namespaces cannot be made: " + err.Error(), Fix: namespaceFix(err)}
 	}
 	return finding{Status: "pass", Summary: "an ordinary user can make user and network namespaces"}
 }
 
-// inNamespaces runs cmd in user and network namespaces of its own, with all capabilities over them.
-func inNamespaces(cmd *exec.Cmd) error {
+// inNamespaces runs cmd in user and network namespaces of its own, with all capabilities over them, and returns what it says.
+func inNamespaces(cmd *exec.Cmd) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
@@ -139,10 +167,11 @@ func inNamespaces(cmd *exec.Cmd) error {
 		Pdeathsig:   syscall.SIGKILL,
 	}
 	out, err := cmd.CombinedOutput()
-	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
-		return errors.New(text)
+	text := strings.TrimSpace(string(out))
+	if err != nil && text != "" {
+		return "", errors.New(text)
 	}
-	return err
+	return text, err
 }
 
 func probeAppArmor() finding {
@@ -152,7 +181,7 @@ func probeAppArmor() finding {
 	case "0":
 		return finding{Status: "pass", Summary: "AppArmor does not restrict user namespaces"}
 	}
-	if inNamespaces(exec.Command("true")) == nil {
+	if _, err := inNamespaces(exec.Command("true")); err == nil {
 		return finding{Status: "pass", Summary: "AppArmor restricts user namespaces, but not for weir"}
 	}
 	return finding{Status: "fail", Summary: "AppArmor restricts user namespaces, for weir too",
@@ -211,29 +240,35 @@ func probeWalls() finding {
 	return f
 }
 
-// probeTProxyName is argv[0] of the process that asks the kernel for a TPROXY rule.
+// probeTProxyName is argv[0] of the process that tries the tproxy door.
 const probeTProxyName = "weir-probe-tproxy"
 
 func probeTProxy() finding {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{probeTProxyName}
-	err := inNamespaces(cmd)
+	said, err := inNamespaces(cmd)
 	var pe *fs.PathError
 	switch {
 	case errors.As(err, &pe) && pe.Op == "fork/exec": // it was not even asked: there are no namespaces
-		return finding{Status: "warn", Summary: "no namespaces to try nftables TPROXY in: " + err.Error(), Fix: namespaceFix(err)}
+		return finding{Status: "warn", Summary: "no namespaces to try the tproxy door in: " + err.Error(), Fix: namespaceFix(err)}
 	case err != nil:
-		return finding{Status: "warn", Summary: "no nftables TPROXY without privileges: " + err.Error(),
-			Fix: "sudo modprobe -a nf_tables nft_tproxy nf_tproxy_ipv4 nf_tproxy_ipv6 (only the tproxy door needs it)"}
+		return finding{Status: "warn", Summary: "no tproxy door: " + err.Error(),
+			Fix: "sudo modprobe -a " + doorModules + " (only --door tproxy and both need it)"}
+	case said != "held":
+		return finding{Status: "warn", Summary: "the tproxy door works, but the kernel holds no SYNs: what is refused is accepted first and then reset", Fix: "sudo modprobe -a " + holdModules}
 	}
-	return finding{Status: "pass", Summary: "nftables TPROXY works in a namespace of one's own"}
+	return finding{Status: "pass", Summary: "the tproxy door works without privileges, and refused is refused: the kernel holds SYNs"}
 }
 
 // probeTProxyMain is that process.
 func probeTProxyMain() {
-	if err := tproxy.Probe(); err != nil {
+	held, err := tproxy.Probe()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	if held {
+		fmt.Println("held")
 	}
 }
 

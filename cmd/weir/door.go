@@ -20,6 +20,23 @@ type door interface {
 	Close() error
 }
 
+// checkDoor refuses flags about a link where there is none.
+func (p *plan) checkDoor() error {
+	if p.door != "tproxy" {
+		return nil
+	}
+	given := ""
+	switch {
+	case p.link == "tap" || p.link == "veth":
+		given = "--link " + p.link
+	case p.mtuGiven:
+		given = fmt.Sprintf("--mtu %d", p.mtu)
+	default:
+		return nil
+	}
+	return hint(fmt.Errorf("%s with --door tproxy: the kernel carries packets over lo there, and the sandbox has no link", given), "--door both, or leave %s out", given)
+}
+
 // openDoors opens those that the sandbox was built for.
 func (d *dataPath) openDoors() error {
 	if d.cfg.Door != "tproxy" {

@@ -45,6 +45,8 @@ func withHint(err error) error {
 		return hint(err, "%s", mapIDsFix(se))
 	case sandbox.StepTap, sandbox.StepLink:
 		return hint(err, "%s", tunFix(err))
+	case sandbox.StepDoor:
+		return hint(err, "weir run --door netstack ..., or sudo modprobe -a %s; see: weir doctor nft-tproxy", doorModules)
 	case sandbox.StepSpec:
 		if strings.HasPrefix(se.Path, "std") {
 			return hint(err, "put a pipe in between: cat | weir run ... | cat")
@@ -57,6 +59,12 @@ func withHint(err error) error {
 	}
 	return err
 }
+
+// doorModules are the parts of the kernel that the tproxy door is made of, holdModules those with which it holds SYNs.
+const (
+	doorModules = "nf_tables nft_tproxy nf_tproxy_ipv4 nf_tproxy_ipv6 nft_log nfnetlink_log"
+	holdModules = "nfnetlink_queue nft_queue nft_compat xt_NFQUEUE"
+)
 
 // seccompFix is for a kernel that takes no filter for system calls, and for what stands between it and weir.
 const seccompFix = "use a kernel with CONFIG_SECCOMP_FILTER; in a container, a seccomp profile that permits seccomp(2); see: weir doctor"

@@ -30,6 +30,7 @@ type runFlags struct {
 	allow, deny, share, env                                                            []string
 	hostPorts, publish                                                                 []int
 	mtu                                                                                int
+	mtuGiven                                                                           bool
 	summary, quiet, dryRun, tunnel                                                     bool
 }
 
@@ -55,7 +56,9 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
   weir run --learn learned.yaml -- npx -y some-server     # then: review it, and
   weir run -f learned.yaml -- npx -y some-server          # enforce it
   weir run --profile engine --allow registry.example -- podman run registry.example/server
-  weir run --share "$PWD:ro" --host-port 5432 -- psql -h localhost`,
+  weir run --share "$PWD:ro" --host-port 5432 -- psql -h localhost
+  weir run --door tproxy --allow '*.example.com' -- ./server    # the kernel's TCP and UDP: fastest, no ping
+  weir run --door both --allow @public:* -- ./server            # the same, and ping by a link beside it`,
 		Args: cobra.ArbitraryArgs,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if err := g.check(); err != nil {
@@ -64,6 +67,7 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			f.mtuGiven = cmd.Flags().Changed("mtu")
 			p, err := newPlan(f, args)
 			if err != nil {
 				return exitError{statusBeforeStart, err}
@@ -89,9 +93,9 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.StringArrayVar(&f.deny, "deny", nil, "deny `RULE` (repeatable)")
 	s.StringVar(&f.mode, "mode", "", "`MODE` audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
 	s.StringVar(&f.route, "route", "", "default `ROUTE`: direct or tunnel")
-	s.StringVar(&f.door, "door", "netstack", "`DOOR`: how packets are intercepted: netstack, tproxy or both")
-	s.StringVar(&f.link, "link", "auto", "the sandbox's `LINK`: tap, veth or auto")
-	s.IntVar(&f.mtu, "mtu", 1500, "`MTU` inside, 1280 to 65520")
+	s.StringVar(&f.door, "door", "netstack", "`DOOR`: how packets are intercepted: netstack (a TCP/IP stack of weir's own), tproxy (the kernel's, by nftables: faster, no ping) or both (TCP and UDP by tproxy, the rest by netstack)")
+	s.StringVar(&f.link, "link", "auto", "the sandbox's `LINK`, which --door tproxy does without: tap, veth or auto")
+	s.IntVar(&f.mtu, "mtu", 1500, "`MTU` of the link, 1280 to 65520")
 	s.StringVar(&f.events, "events", "", "event log: `PATH` or fd:N (default: the state directory's events.jsonl)")
 	s.BoolVar(&f.summary, "summary", false, "print the summary at the end even when stderr is no terminal")
 	s.StringVar(&f.learn, "learn", "", "write the policy that allows just what this run did to `FILE`")
@@ -147,8 +151,10 @@ func newPlan(f *runFlags, args []string) (*plan, error) {
 }
 
 func (p *plan) checkFlags() error {
-	if err := p.checkProfile(); err != nil {
-		return err
+	for _, check := range []func() error{p.checkProfile, p.checkDoor} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	for _, c := range []struct {
 		flag, value string

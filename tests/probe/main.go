@@ -32,7 +32,7 @@
 //
 //	probe tty CMD ARG...              run CMD on a terminal of its own and print what it shows there
 //	probe eventually ARG...           run probe ARG... until it goes well and prints something
-//	probe withhold WHAT CMD ARG...    run CMD as on a kernel without landlock or seccomp
+//	probe withhold WHAT CMD ARG...    run CMD as on a kernel without landlock, seccomp or netfilter
 //
 // Errors go to stdout as "error: ERRNO or text", so that a script can match them; the exit status is then 1.
 package main
