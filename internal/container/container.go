@@ -59,8 +59,9 @@ type Container struct {
 	ID      string // the engine's, 64 hexadecimal digits as a rule; of a namespace its mount's name or "net:[INODE]"
 	Name    string // as the engine knows it; of a pod NAMESPACE.POD; the id's first 12 characters where no name is known
 	Image   string // "" where it is not known
-	// Labels are what the engine recorded, without those that have other than printable characters; at most [maxLabels]. An
-	// image brings labels along, so they say nothing that the container's author could not have said.
+	// Labels are what the engine recorded where it can be read: Docker's labels, the annotations of the others (podman keeps
+	// its labels in a database). Without those that have other than printable ASCII characters; at most [maxLabels]. An image
+	// brings labels along, so they say nothing that the container's author could not have said.
 	Labels map[string]string
 
 	PID       int    // the first process of the namespace, 0 if it has none

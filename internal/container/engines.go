@@ -33,26 +33,30 @@ func (f *Finder) recorded(c claim, told conmon) (who identity, complete bool) {
 	return who, complete
 }
 
-// podman reads the storage that the container lies in: where its conmon says, or where root's is by default.
+// podman reads the storage that the container lies in: where its conmon says, or where root's is by default. The directory
+// is called DRIVER-containers.
 func (f *Finder) podman(id string, told conmon) (identity, bool) {
-	storage := filepath.Join(f.root, "var/lib/containers/storage/overlay-containers")
+	storages, _ := filepath.Glob(filepath.Join(f.root, "var/lib/containers/storage/*-containers"))
 	if dir, ok := strings.CutSuffix(told.bundle, "/"+id+"/userdata"); ok && filepath.IsAbs(dir) {
-		storage = dir
+		storages = []string{dir}
 	}
 	who := identity{name: printable(told.name, maxText)}
-	list, err := readFile(filepath.Join(storage, "containers.json"), maxContainers)
-	if err != nil {
-		return who, false
+	for _, storage := range storages {
+		list, err := readFile(filepath.Join(storage, "containers.json"), maxContainers)
+		if err != nil {
+			continue
+		}
+		name, image, ok := parsePodman(list, id)
+		if !ok {
+			continue
+		}
+		who.name, who.image = name, image
+		if spec, err := readFile(filepath.Join(storage, id, "userdata/config.json"), maxConfig); err == nil {
+			who.labels = tidy(parseSpec(spec))
+		}
+		return who, true
 	}
-	name, image, ok := parsePodman(list, id)
-	if !ok {
-		return who, false
-	}
-	who.name, who.image = name, image
-	if spec, err := readFile(filepath.Join(storage, id, "userdata/config.json"), maxConfig); err == nil {
-		who.labels = tidy(parseSpec(spec))
-	}
-	return who, true
+	return who, false
 }
 
 // parsePodman finds the container in the list of a containers-storage directory.

@@ -124,7 +124,7 @@ func (f *Finder) behind(p Port, s *space) Container {
 	return c
 }
 
-// Check says whether c is still who is behind its port: nil, or an error that is [ErrGone] if another one, or nobody, is
+// Check says whether c is still who is behind its port (who is in its namespace, if it has none): nil, or an error that is [ErrGone] if another one, or nobody, is
 // there now. It costs three questions to the kernel.
 func (f *Finder) Check(c Container) error {
 	if c.Err != nil {
@@ -132,15 +132,17 @@ func (f *Finder) Check(c Container) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p, err := f.port(c.Port.Index)
-	switch {
-	case err != nil && !errors.Is(err, ErrGone):
-		return err
-	case err != nil || p != c.Port:
-		return fmt.Errorf("check port %q: %w", c.Port.Name, ErrGone)
+	if c.Port.Index != 0 {
+		p, err := f.port(c.Port.Index)
+		switch {
+		case err != nil && !errors.Is(err, ErrGone):
+			return err
+		case err != nil || p != c.Port:
+			return fmt.Errorf("check port %q: %w", c.Port.Name, ErrGone)
+		}
 	}
 	if err := f.stillThere(c); err != nil {
-		return fmt.Errorf("check port %q: %w", c.Port.Name, err)
+		return fmt.Errorf("check %v: %w", c, err)
 	}
 	return nil
 }

@@ -21,10 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-dev/weir/internal/playground"
+	"github.com/weir-dev/weir/internal/testpodman"
 )
 
-// The tests run in a user, network and mount namespace of their own; bridges, links and namespaces that they make are gone
-// with it. The test binary plays the other processes, too:
+// The tests run in network and mount namespaces of their own, those of an ordinary user in a user namespace, too; bridges,
+// links and namespaces that they make are gone with them. The test binary plays the other processes, too:
 //
 //	box DIR         the first process of a container: goes to a new root directory, if DIR is not "", and waits
 //	conmon -c ID .. the monitor of a container, which it starts in a new network namespace
@@ -35,15 +36,19 @@ func TestMain(m *testing.M) {
 	case "conmon":
 		os.Exit(monitor())
 	}
-	if !playground.Inside() {
-		status, err := playground.Enter()
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "the tests need unprivileged user namespaces: %v\n", err)
-			os.Exit(1)
-		}
-		os.Exit(status)
+	if playground.Inside() || testpodman.Inside() {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	enter := playground.Enter
+	if os.Geteuid() == 0 {
+		enter = testpodman.Enter
+	}
+	status, err := enter()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "the tests need namespaces of their own: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(status)
 }
 
 func box(root string) int {
@@ -75,7 +80,6 @@ type aBox struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 	pid   int // of the first process in the namespace
-	port  string
 }
 
 // start runs this binary as cmd says, and waits until its part is ready.
@@ -148,8 +152,13 @@ func newBridge(t *testing.T, name string) {
 // plug joins the box to the bridge by a link that has these addresses inside.
 func (b *aBox) plug(t *testing.T, bridge, port string, addresses ...string) {
 	t.Helper()
-	b.port = port
-	plug(t, bridge, port, netlink.NsPid(b.pid))
+	b.plugAt(t, bridge, port, 0, addresses...)
+}
+
+// plugAt is plug with the port's index, 0 for any.
+func (b *aBox) plugAt(t *testing.T, bridge, port string, index int, addresses ...string) {
+	t.Helper()
+	addPort(t, bridge, port, index, netlink.NsPid(b.pid))
 	b.inside(t, func() {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -172,11 +181,16 @@ func (b *aBox) plug(t *testing.T, bridge, port string, addresses ...string) {
 
 func plug(t *testing.T, bridge, port string, namespace any) {
 	t.Helper()
+	addPort(t, bridge, port, 0, namespace)
+}
+
+func addPort(t *testing.T, bridge, port string, index int, namespace any) {
+	t.Helper()
 	master, err := netlink.LinkByName(bridge)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: master.Attrs().Index}, PeerName: "eth0", PeerNamespace: namespace}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, Index: index, MasterIndex: master.Attrs().Index}, PeerName: "eth0", PeerNamespace: namespace}
 	if err := netlink.LinkAdd(pair); err != nil {
 		t.Fatalf("make link: %v", err)
 	}
@@ -186,7 +200,7 @@ func plug(t *testing.T, bridge, port string, namespace any) {
 // inside runs do in the box's network namespace, on a thread that ends with it.
 func (b *aBox) inside(t *testing.T, do func()) {
 	t.Helper()
-	ns, err := os.Open("/proc/" + strconv.Itoa(b.pid) + "/ns/net")
+	ns, err := os.Open("/proc/" + itoa(b.pid) + "/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,3 +262,5 @@ func await(t *testing.T, what string, ok func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

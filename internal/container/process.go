@@ -152,19 +152,23 @@ func (p *process) monitor(net uint64) (conmon, bool) {
 	return parseConmon(strings.Split(string(bytes.TrimSuffix(line, []byte{0})), "\x00"))
 }
 
-// parseConmon reads a conmon's arguments.
+// parseConmon reads a conmon's arguments. The first of a kind counts: those after it may be of the command that it runs at
+// the container's end.
 func parseConmon(args []string) (c conmon, ok bool) {
 	for i := 1; i+1 < len(args); i++ {
+		var into *string
 		switch args[i] {
 		case "-c", "--cid":
-			i++
-			c.id = args[i]
+			into = &c.id
 		case "-n", "--name":
-			i++
-			c.name = args[i]
+			into = &c.name
 		case "-b", "--bundle":
-			i++
-			c.bundle = args[i]
+			into = &c.bundle
+		default:
+			continue
+		}
+		if i++; *into == "" {
+			*into = args[i]
 		}
 	}
 	return c, containerID(c.id)
