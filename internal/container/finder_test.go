@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -89,20 +88,14 @@ func TestPortsOfNobody(t *testing.T) {
 // hiddenNamespace is a namespace that only a descriptor of this process keeps.
 func hiddenNamespace(t *testing.T) int {
 	t.Helper()
-	result := make(chan *os.File)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Unshare(unix.CLONE_NEWNET) != nil {
-			result <- nil
-			return
+	var ns *os.File
+	elsewhere(t, func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		ns, _ := os.Open("/proc/thread-self/ns/net")
-		result <- ns
-	}()
-	ns := <-result
-	if ns == nil {
-		t.Fatal("no namespace could be made")
-	}
+		ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
 	t.Cleanup(func() { ns.Close() })
 	return int(ns.Fd())
 }

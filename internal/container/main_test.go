@@ -197,7 +197,7 @@ func addPort(t *testing.T, bridge, port string, index int, namespace any) {
 	t.Cleanup(func() { netlink.LinkDel(pair) })
 }
 
-// inside runs do in the box's network namespace, on a thread that ends with it.
+// inside runs do in the box's network namespace.
 func (b *aBox) inside(t *testing.T, do func()) {
 	t.Helper()
 	ns, err := os.Open("/proc/" + itoa(b.pid) + "/ns/net")
@@ -205,17 +205,31 @@ func (b *aBox) inside(t *testing.T, do func()) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			do()
+	elsewhere(t, func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("enter box: %v", err)
+		do()
+		return nil
+	})
+}
+
+// elsewhere runs do, which goes to another network namespace, on a thread that comes back.
+func elsewhere(t *testing.T, do func() error) {
+	t.Helper()
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	err = do()
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		panic(err) // the thread is of no more use, to any test
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		t.Fatalf("go to another namespace: %v", err)
 	}
 }
 
