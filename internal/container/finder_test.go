@@ -156,7 +156,7 @@ func TestAnotherInItsPlace(t *testing.T) {
 		t.Errorf("check of one in whose place is another: %v", err)
 	}
 	second := list(t, f, "br0")["porta"]
-	if second.Err != nil || second.PID != next.pid || second.Cookie == first.Cookie || second.Port != first.Port {
+	if second.Err != nil || second.PID != next.pid || second.Cookie == first.Cookie || second.Port.Index != first.Port.Index || second.Port.Peer != first.Port.Peer {
 		t.Errorf("first %#v\nsecond %#v, %v", first, second, second.Err)
 	}
 	if err := f.Check(second); err != nil {
@@ -209,6 +209,24 @@ func TestNamespaceOfAProcess(t *testing.T) {
 	c, err := f.Namespace("/proc/" + itoa(box.pid) + "/ns/net")
 	if err != nil || c.PID != box.pid || f.Check(c) != nil {
 		t.Errorf("%#v, %v", c, err)
+	}
+	path := filepath.Join(t.TempDir(), "n")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mount := func() {
+		if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", hiddenNamespace(t)), path, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
+	}
+	mount()
+	mounted, err := f.Namespace(path)
+	if err != nil || f.Check(mounted) != nil {
+		t.Errorf("mounted: %#v, %v", mounted, err)
+	}
+	if mount(); !errors.Is(f.Check(mounted), ErrGone) {
+		t.Errorf("with another one mounted there: %v", f.Check(mounted))
 	}
 	if _, err := f.Namespace("/proc/self/ns/net"); !errors.Is(err, ErrUnknown) {
 		t.Errorf("our own namespace: %v", err)

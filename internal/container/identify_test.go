@@ -191,6 +191,16 @@ func TestResolvConf(t *testing.T) {
 		{"a link up and out", link("../../../../../../../.." + outside), nil},
 		{"a link to itself", link("resolv.conf"), nil},
 		{"a pipe", func(p string) error { return unix.Mkfifo(p, 0o644) }, nil},
+		{"a pipe with something in it", func(p string) error {
+			err := unix.Mkfifo(p, 0o644)
+			f, err2 := os.OpenFile(p, os.O_RDWR, 0)
+			if err := errors.Join(err, err2); err != nil {
+				return err
+			}
+			t.Cleanup(func() { f.Close() })
+			_, err = f.WriteString("nameserver 203.0.113.99\n")
+			return err
+		}, nil},
 		{"a directory", func(p string) error { return os.Mkdir(p, 0o755) }, nil},
 		{"a socket", func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o644, 0) }, nil},
 		{"nothing", func(string) error { return nil }, nil},
