@@ -21,12 +21,16 @@ func TestWatchTellsOfEachChange(t *testing.T) {
 	defer cancel()
 	lists, ended := make(chan []Container, 64), make(chan error, 1)
 	go func() { ended <- f.Watch(ctx, "br0", func(l []Container) { lists <- l }) }()
+	var last []Container
 	until := func(what string, ok func([]Container) bool) {
 		t.Helper()
 		for {
 			select {
 			case l := <-lists:
-				if ok(l) {
+				if last != nil && slices.EqualFunc(l, last, same) {
+					t.Fatalf("%s: told twice of %v", what, l)
+				}
+				if last = l; ok(l) {
 					return
 				}
 			case err := <-ended:
