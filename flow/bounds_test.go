@@ -59,9 +59,11 @@ func TestLookupsOfOwnersAreBounded(t *testing.T) {
 		const flows = 3000
 		w := newWorld(t, enforce("192.0.2.1:443"))
 		stuck := make(chan struct{})
-		w.gate.Process = func(string, netip.AddrPort, netip.AddrPort) *event.Process {
-			<-stuck
-			return nil
+		w.gate.Process = func(_ string, _, _ netip.AddrPort, found func(*event.Process)) {
+			go func() {
+				<-stuck
+				found(nil)
+			}()
 		}
 		for range flows {
 			w.connect(t.Context(), evilAddr)
@@ -88,9 +90,8 @@ func TestDenialWaitsForTheOwner(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, enforce("192.0.2.1:443"))
-				w.gate.Process = func(string, netip.AddrPort, netip.AddrPort) *event.Process {
-					time.Sleep(test.lookup)
-					return &event.Process{PID: 7}
+				w.gate.Process = func(_ string, _, _ netip.AddrPort, found func(*event.Process)) {
+					time.AfterFunc(test.lookup, func() { found(&event.Process{PID: 7}) })
 				}
 				start := time.Now()
 				p := w.connect(t.Context(), evilAddr)

@@ -76,8 +76,10 @@ type Gate struct {
 	// Events receives what happened. Required.
 	Events event.Sink
 
-	// Process finds who inside opened a flow; nil leaves it out. It may take its time: flows do not wait for it.
-	Process func(network string, src, dst netip.AddrPort) *event.Process
+	// Process finds who inside opened a flow; nil leaves it out. It does not block, and calls found exactly once, from any
+	// goroutine, with nil when nobody knows. It may take its time: the flow's event waits for it up to [OwnerWait], the flow
+	// itself only for moments.
+	Process func(network string, src, dst netip.AddrPort, found func(*event.Process))
 
 	// Hold, DialTimeout, MaxFlows and MaxDials replace the defaults when positive.
 	Hold, DialTimeout  time.Duration

@@ -12,8 +12,8 @@ import (
 	"github.com/weir-dev/weir/flow/sniff"
 )
 
-// ownerWait bounds how long an event waits for the owner of its flow.
-const ownerWait = 250 * time.Millisecond
+// OwnerWait bounds how long an event waits for the owner of its flow. An answer that comes later is lost.
+const OwnerWait = 500 * time.Millisecond
 
 // acceptOwnerWait bounds how long a handshake waits for it. The dial has taken its time already, so over a network there is
 // nothing left to wait for; but a program that talks to a server next door may be gone before anybody has looked.
@@ -53,7 +53,7 @@ func (f *visit) record() {
 func (f *visit) emitWithOwner(c *event.Connect) {
 	defer f.telling.Add(-1)
 	defer close(f.told)
-	timer := time.NewTimer(ownerWait)
+	timer := time.NewTimer(OwnerWait)
 	defer timer.Stop()
 	select {
 	case c.Process = <-f.process:

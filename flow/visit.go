@@ -66,18 +66,16 @@ func (g *Gate) newFlow(a Arrival) *visit {
 		return f
 	}
 	f.process = make(chan *event.Process, 1)
-	go f.findProcess()
+	g.Process(a.Network, a.Src, a.Dst, func(p *event.Process) {
+		g.looking.Add(-1)
+		f.process <- p
+	})
 	return f
-}
-
-func (f *visit) findProcess() {
-	defer f.looking.Add(-1)
-	f.process <- f.Gate.Process(f.Network, f.Src, f.Dst)
 }
 
 // awaitOwner waits for the owner where one is looked for, but not for long.
 func (f *visit) awaitOwner(limit time.Duration) {
-	if f.process == nil {
+	if f.process == nil || len(f.process) > 0 {
 		return
 	}
 	timer := time.NewTimer(limit)

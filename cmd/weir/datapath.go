@@ -44,7 +44,7 @@ type dataPathConfig struct {
 	Search       []string // search domains inside
 	Held         []string // what keeps CMD, for the event log
 
-	// Files names the descriptors that come along, by position: link, dial, errands, events, host-port:N, publish:N.
+	// Files names the descriptors that come along, by position: link, dial, errands, owners, events, host-port:N, publish:N.
 	Files []string
 }
 
@@ -86,6 +86,7 @@ type dataPath struct {
 	ui     *ui
 
 	errands *errands
+	owners  *owners
 
 	// doors are those of the sandbox by the name that events have for them; listenDNS opens the resolver's sockets on the
 	// i-th gateway address.
@@ -205,7 +206,10 @@ func (c policyConfig) make(search []string) (*policy.Policy, error) {
 }
 
 func (d *dataPath) openErrands() (err error) {
-	d.errands, err = newErrands(d.file("errands"))
+	if d.errands, err = newErrands(d.file("errands")); err != nil {
+		return err
+	}
+	d.owners, err = newOwners(d.file("owners"))
 	return err
 }
 
@@ -255,7 +259,7 @@ func (d *dataPath) openGate() error {
 		told = nil
 	}
 	d.room.openGate(d.cfg.Door, newDirect(d.cfg.Policy.HostPorts, told))
-	d.gate.HostAlias, d.gate.Process = hostAlias(), d.errands.owner
+	d.gate.HostAlias, d.gate.Process = hostAlias(), d.owners.find
 	return nil
 }
 

@@ -1,65 +1,52 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
 
 	"github.com/weir-dev/weir/flow/event"
-	"github.com/weir-dev/weir/internal/attribution"
 )
 
 // The data path has no way to other processes and to the host's files (see package lockdown). What it needs of them the
 // launcher does for it, asked over a socketpair of its own. This is all that a data path in the wrong hands gets out of
 // the launcher:
 //
-//	whose flow is this?   the process inside that holds the flow's socket: pid, executable, arguments
+//	whose flow is this?   the process inside that holds the flow's socket: pid, executable, arguments (owners.go)
 //	open this file        the host's resolv.conf or hosts for reading, this run's event log for appending
 //	rotate the log        when it has grown long enough
 //
-// An answer carries the serial number of its question. The launcher answers one after the other.
+// The last two are here. An answer carries the serial number of its question. The launcher answers one after the other.
 
 const (
-	// maxErrand bounds one question or answer in octets; a command line is the largest thing in it.
-	maxErrand = 16 << 10
+	// maxErrand bounds one question or answer in octets.
+	maxErrand = 4 << 10
 
-	// maxErrands bounds the questions that wait for an answer; what is over is answered with no. maxOwners of them may be
-	// about flows, which wait for their turn: a flood of flows takes no turn from the log and the resolver's files.
-	maxErrands = 64
-	maxOwners  = 48
+	// maxErrands bounds the questions that wait for an answer; what is over is answered with no.
+	maxErrands = 16
 
-	// ownerTimeout is how long the data path waits to hear who a flow belongs to, the wait for its turn included, which a program inside can make slow;
-	// fileTimeout how long for a file, which may be on a slow disk and which the user has chosen.
-	ownerTimeout = 2 * time.Second
-	fileTimeout  = 10 * time.Second
+	// fileTimeout is how long the data path waits for a file, which may be on a slow disk and which the user has chosen.
+	fileTimeout = 10 * time.Second
 )
 
-// errand is one question: about a flow, or, where Network is empty, for a file.
+// errand is one question.
 type errand struct {
-	Serial   uint64
-	Network  string         `json:",omitempty"`
-	Src, Dst netip.AddrPort `json:",omitzero"`
-	File     string         `json:",omitempty"` // /etc/resolv.conf, /etc/hosts, logFile
-	Rotate   bool           `json:",omitempty"`
+	Serial uint64
+	File   string // /etc/resolv.conf, /etc/hosts, logFile
+	Rotate bool   `json:",omitempty"`
 }
 
 // logFile stands for the event log of the run, whatever its path.
 const logFile = "log"
 
-// errandAnswer is its answer. Exe and Args, each argument with a NUL behind it, are the program's own octets.
+// errandAnswer is its answer.
 type errandAnswer struct {
 	Serial uint64
-	PID    int    `json:",omitempty"` // 0: nobody was found
-	Exe    []byte `json:",omitempty"`
-	Args   []byte `json:",omitempty"`
 	Error  string `json:",omitempty"` // why there is no file, or no rotation
 }
 
@@ -69,14 +56,12 @@ func (l *launch) serveErrands() (remote *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	diag := l.box.DiagSocket()
-	r := runner{finder: attribution.New(l.box.InitPID(), diag), log: l.eventsTarget.path}
+	r := runner{log: l.eventsTarget.path}
 	if path, err := filepath.EvalSymlinks(r.log); err == nil {
 		r.log = path
 	}
 	go func() {
 		defer conn.Close()
-		defer diag.Close() // of a nil *os.File is an error and nothing else
 		r.serve(conn)
 	}()
 	return remote, nil
@@ -84,9 +69,8 @@ func (l *launch) serveErrands() (remote *os.File, err error) {
 
 // runner runs the errands of one data path.
 type runner struct {
-	finder *attribution.Finder
-	log    string // the path of the event log, without symbolic links; "" where the log is a descriptor
-	disk   event.Disk
+	log  string // the path of the event log, without symbolic links; "" where the log is a descriptor
+	disk event.Disk
 }
 
 func (r *runner) serve(conn *controlConn) {
@@ -105,10 +89,6 @@ func (r *runner) serve(conn *controlConn) {
 
 func (r *runner) run(conn *controlConn, q errand) error {
 	a := errandAnswer{Serial: q.Serial}
-	if q.Network != "" {
-		r.find(q, &a)
-		return conn.send(a)
-	}
 	f, err := r.file(q)
 	if err != nil {
 		a.Error = err.Error()
@@ -118,20 +98,6 @@ func (r *runner) run(conn *controlConn, q errand) error {
 	}
 	defer f.Close()
 	return conn.send(a, f)
-}
-
-func (r *runner) find(q errand, a *errandAnswer) {
-	p, ok := r.finder.Find(q.Network, q.Src, q.Dst)
-	if !ok {
-		return
-	}
-	a.PID, a.Exe = p.PID, []byte(p.Exe)
-	for len(p.Args) > 0 && p.Args[len(p.Args)-1] == "" { // what a program that renamed itself leaves behind
-		p.Args = p.Args[:len(p.Args)-1]
-	}
-	for _, arg := range p.Args {
-		a.Args = append(append(a.Args, arg...), 0)
-	}
 }
 
 // file opens or rotates one of the files that the data path may ask for.
@@ -173,21 +139,12 @@ func openRegular(path string) (*os.File, error) {
 
 // errands is the data path's side. It is safe for concurrent use.
 type errands struct {
-	conn  *controlConn
-	limit *rate.Limiter // questions that the launcher would not look into need not be asked
-
-	owners chan struct{} // a token for each question about a flow, from before it is sent until its answer comes
+	conn *controlConn
 
 	mu      sync.Mutex
 	serial  uint64
-	waiting map[uint64]waiter
-	failed  error // why there are no answers any more
-}
-
-// waiter is who waits for an answer.
-type waiter struct {
-	answer chan<- errandResult // nil when nobody waits any more
-	owner  bool                // it has a token of owners
+	waiting map[uint64]chan<- errandResult // nil where nobody waits any more
+	failed  error                          // why there are no answers any more
 }
 
 type errandResult struct {
@@ -206,39 +163,9 @@ func newErrands(f *os.File) (*errands, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &errands{
-		conn: conn, waiting: make(map[uint64]waiter), owners: make(chan struct{}, maxOwners),
-		limit: rate.NewLimiter(attribution.LookupsPerSecond, attribution.LookupBurst),
-	}
+	e := &errands{conn: conn, waiting: make(map[uint64]chan<- errandResult)}
 	go e.receive()
 	return e, nil
-}
-
-// owner is the process inside that a flow belongs to, nil when that is not known.
-func (e *errands) owner(network string, src, dst netip.AddrPort) *event.Process {
-	if !e.limit.Allow() {
-		return nil
-	}
-	start := time.Now()
-	turn := time.NewTimer(ownerTimeout)
-	defer turn.Stop()
-	select {
-	case e.owners <- struct{}{}:
-	case <-turn.C:
-		return nil
-	}
-	r, err := e.ask(errand{Network: network, Src: src, Dst: dst}, ownerTimeout-time.Since(start))
-	closeAll(r.files)
-	if err != nil || r.answer.PID == 0 {
-		return nil
-	}
-	p := &event.Process{PID: r.answer.PID, Exe: string(r.answer.Exe)}
-	for arg := range bytes.SplitSeq(bytes.TrimSuffix(r.answer.Args, []byte{0}), []byte{0}) {
-		if len(r.answer.Args) > 0 {
-			p.Args = append(p.Args, string(arg))
-		}
-	}
-	return p
 }
 
 // open opens the host's resolv.conf or hosts for reading, or the event log. The file is the caller's.
@@ -288,9 +215,8 @@ func (e *errands) ask(q errand, timeout time.Duration) (errandResult, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w, waits := e.waiting[serial]; waits {
-		w.answer = nil
-		e.waiting[serial] = w
+	if _, waits := e.waiting[serial]; waits {
+		e.waiting[serial] = nil
 		return errandResult{}, errNoErrand
 	}
 	r, ok := <-answer // it came at the last moment
@@ -304,12 +230,6 @@ func (e *errands) ask(q errand, timeout time.Duration) (errandResult, error) {
 func (e *errands) post(q errand, answer chan<- errandResult) (serial uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	w := waiter{answer, q.Network != ""}
-	defer func() {
-		if err != nil {
-			e.done(w)
-		}
-	}()
 	if e.failed != nil {
 		return 0, e.failed
 	}
@@ -321,15 +241,8 @@ func (e *errands) post(q errand, answer chan<- errandResult) (serial uint64, err
 	if err := e.conn.send(q); err != nil {
 		return 0, err
 	}
-	e.waiting[q.Serial] = w
+	e.waiting[q.Serial] = answer
 	return q.Serial, nil
-}
-
-// done gives the token back of a question that is no longer open.
-func (e *errands) done(w waiter) {
-	if w.owner {
-		<-e.owners
-	}
 }
 
 // receive hands each answer to who waits for it.
@@ -352,16 +265,12 @@ func (e *errands) receive() {
 func (e *errands) deliver(r errandResult) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	w, waits := e.waiting[r.answer.Serial]
-	if !waits {
-		return false
-	}
+	answer := e.waiting[r.answer.Serial]
 	delete(e.waiting, r.answer.Serial)
-	e.done(w)
-	if w.answer == nil {
+	if answer == nil {
 		return false
 	}
-	w.answer <- r
+	answer <- r
 	return true
 }
 
@@ -369,10 +278,9 @@ func (e *errands) fail(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.failed = err
-	for _, w := range e.waiting {
-		e.done(w)
-		if w.answer != nil {
-			close(w.answer)
+	for _, answer := range e.waiting {
+		if answer != nil {
+			close(answer)
 		}
 	}
 	clear(e.waiting)

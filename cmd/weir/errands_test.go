@@ -3,18 +3,13 @@ package main
 import (
 	"errors"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/weir-dev/weir/flow/event"
-	"github.com/weir-dev/weir/internal/attribution"
 )
 
 // errandPair is the data path's side and the bare other end.
@@ -32,33 +27,10 @@ func errandPair(t *testing.T) (*errands, *controlConn) {
 	return e, launcher
 }
 
-var somewhere = netip.MustParseAddrPort("192.0.2.1:80")
-
 func TestErrands(t *testing.T) {
 	e, launcher := errandPair(t)
-	r := runner{finder: attribution.New(os.Getpid(), nil), log: filepath.Join(t.TempDir(), "new", "log")}
+	r := runner{log: filepath.Join(t.TempDir(), "new", "log")}
 	go r.serve(launcher)
-
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	p := e.owner("tcp", addrPort(c.LocalAddr()), addrPort(c.RemoteAddr()))
-	for end := time.Now().Add(patience); p == nil && time.Now().Before(end); {
-		p = e.owner("tcp", addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())) // a machine that is slow enough gave no answer in time
-	}
-	if p == nil || p.PID != os.Getpid() || strings.Join(p.Args, "|") != strings.Join(os.Args, "|") {
-		t.Errorf("owner %+v, want this process %q", p, os.Args)
-	}
-	if p := e.owner("tcp", somewhere, somewhere); p != nil {
-		t.Errorf("owner of no flow: %+v", p)
-	}
 
 	f, err := e.open("/etc/hosts")
 	if err != nil {
@@ -115,7 +87,6 @@ func TestErrandsLog(t *testing.T) {
 // Questions that are not answered keep nobody, and their number is bounded; late answers are thrown away.
 func TestErrandsUnanswered(t *testing.T) {
 	e, launcher := errandPair(t)
-	e.limit = rate.NewLimiter(rate.Inf, 0)
 	refused := make(chan error, maxErrands+1)
 	for range maxErrands {
 		go func() { _, err := e.ask(errand{File: "x"}, 50*time.Millisecond); refused <- err }()
@@ -133,71 +104,29 @@ func TestErrandsUnanswered(t *testing.T) {
 		if _, err := launcher.receive(&q); err != nil {
 			t.Fatal(err)
 		}
-		if err := launcher.send(errandAnswer{Serial: q.Serial, PID: 1}, os.Stdin); err != nil {
+		if err := launcher.send(errandAnswer{Serial: q.Serial}, os.Stdin); err != nil {
 			t.Fatal(err)
 		}
 	}
 	go func() {
 		for {
 			var q errand
-			if _, err := launcher.receive(&q); err != nil || launcher.send(errandAnswer{Serial: q.Serial, PID: 7, Args: []byte("a\x00\xff\x00")}) != nil {
+			if _, err := launcher.receive(&q); err != nil || launcher.send(errandAnswer{Serial: q.Serial}, os.Stdin) != nil {
 				return
 			}
 		}
 	}()
-	p := e.owner("udp", somewhere, somewhere)
-	for end := time.Now().Add(patience); p == nil && time.Now().Before(end); p = e.owner("udp", somewhere, somewhere) {
+	f, err := e.open("x")
+	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); f, err = e.open("x") {
 		time.Sleep(time.Millisecond) // the late answers are still being thrown away
 	}
-	if p == nil || p.PID != 7 || len(p.Args) != 2 || p.Args[1] != "\xff" {
-		t.Errorf("after the jam: %+v", p)
+	if err != nil {
+		t.Fatalf("after the jam: %v", err)
 	}
+	f.Close()
 	launcher.Close()
-	if p := e.owner("udp", somewhere, somewhere); p != nil {
-		t.Errorf("without a launcher: %+v", p)
-	}
-}
-
-// A flood of flows waits for its turn, and takes none from files.
-func TestErrandsOfAFlood(t *testing.T) {
-	e, launcher := errandPair(t)
-	e.limit = rate.NewLimiter(rate.Inf, 0)
-	found := make(chan *event.Process)
-	const flows = 4 * maxErrands
-	for range flows {
-		go func() { found <- e.owner("tcp", somewhere, somewhere) }()
-	}
-	var asked []errand
-	next := func() {
-		t.Helper()
-		var q errand
-		if _, err := launcher.receive(&q); err != nil {
-			t.Fatal(err)
-		}
-		asked = append(asked, q)
-	}
-	for range maxOwners {
-		next()
-	}
-	opened := make(chan error)
-	go func() { _, err := e.open("/etc/hosts"); opened <- err }()
-	if next(); asked[maxOwners].File == "" {
-		t.Errorf("more than %d flows were asked for at once", maxOwners)
-	}
-	for answered := range flows + 1 {
-		if answered == len(asked) {
-			next()
-		}
-		if err := launcher.send(errandAnswer{Serial: asked[answered].Serial, PID: 7, Error: "no such file"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range flows {
-		if p := <-found; p == nil || p.PID != 7 {
-			t.Fatalf("owner %+v", p)
-		}
-	}
-	if err := <-opened; err == nil || err.Error() != "no such file" {
-		t.Errorf("open: %v", err)
+	if f, err := e.open("x"); err == nil {
+		f.Close()
+		t.Error("a file without a launcher")
 	}
 }

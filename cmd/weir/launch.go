@@ -206,6 +206,11 @@ func (l *launch) configureDataPath() error {
 		return err
 	}
 	add("errands", errands)
+	owners, err := l.serveOwners()
+	if err != nil {
+		return err
+	}
+	add("owners", owners)
 	if l.eventsTarget.fd >= 0 {
 		add("events", os.NewFile(uintptr(l.eventsTarget.fd), l.events))
 	}

@@ -2,6 +2,7 @@ package attribution
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -23,7 +24,8 @@ const (
 	walksPerSecond = 20
 	walkBurst      = 50
 
-	// guesses is how many descriptors are tried before all of a process's are looked through.
+	// guesses is how many descriptors on either side of the one found last are tried before all of a process's are looked
+	// through.
 	guesses = 16
 
 	// maxHints bounds the sockets whose owner is remembered, maxRecent the processes that are tried first.
@@ -36,7 +38,8 @@ type Process struct {
 	// PID is the process id inside the sandbox's pid namespace.
 	PID int
 
-	// Exe is the path of the executable as the process sees it, Args its command line: at most 4 KiB, not masked.
+	// Exe is the path of the executable as the process sees it, Args its command line: at most 4 KiB, not masked. Whoever
+	// gets them does not write to them.
 	Exe  string
 	Args []string
 }
@@ -53,20 +56,19 @@ type Finder struct {
 	seq      uint32
 	answers  map[string]bool // networks that diag knows: what it does not find is not there
 	hints    map[uint32]holder
-	recent   []int
-	last     map[int]int // of the processes in recent: the descriptor found last
+	recent   []*kept
 	counters map[string]uint64
 }
 
 // holder is where a socket was seen last. It is a hint: it counts only when the socket is still there.
 type holder struct {
-	pid int
-	fd  string
+	process *kept
+	fd      string
 }
 
 // New returns a finder for the sandbox whose init has the process id initPID in the caller's pid namespace. diag is a
 // NETLINK_SOCK_DIAG socket that was opened inside the sandbox's network namespace; the caller closes it after the last
-// Find. Without it (nil) the tables under /proc are read, which costs more.
+// Find. Without it (nil) the tables under /proc are read, which costs more. Close the finder.
 func New(initPID int, diag *os.File) *Finder {
 	return &Finder{
 		initPID:  initPID,
@@ -76,7 +78,6 @@ func New(initPID int, diag *os.File) *Finder {
 		walks:    rate.NewLimiter(walksPerSecond, walkBurst),
 		answers:  make(map[string]bool),
 		hints:    make(map[uint32]holder),
-		last:     make(map[int]int),
 		counters: make(map[string]uint64),
 	}
 }
@@ -140,73 +141,110 @@ func (f *Finder) inode(t tuple) (uint32, bool) {
 // else any of the sandbox.
 func (f *Finder) owner(inode uint32) (Process, bool) {
 	if h, ok := f.hints[inode]; ok {
-		if p, ok := at(h, inode); ok {
-			return p, true
+		if h.process.holds(h.fd, inode) {
+			return f.found(h, inode)
 		}
 		delete(f.hints, inode)
 	}
 	budget := int(f.links.Tokens())
 	links := budget
 	defer func() { f.links.AllowN(time.Now(), budget-max(links, 0)) }()
-	for _, pid := range f.recent {
-		if fd, ok := f.guess(pid, inode, &links); ok {
-			return f.found(holder{pid, fd}, inode)
-		}
-	}
-	for _, pid := range f.recent {
-		if fd, ok := descriptorOf(pid, inode, &links); ok {
-			return f.found(holder{pid, fd}, inode)
-		}
+	if h, ok := f.inRecent(inode, &links); ok {
+		return f.found(h, inode)
 	}
 	if !f.walks.Allow() {
 		return Process{}, false
 	}
 	for _, pid := range members(f.initPID) {
-		if slices.Contains(f.recent, pid) {
+		if slices.ContainsFunc(f.recent, func(k *kept) bool { return k.pid == pid }) {
 			continue
 		}
-		if fd, ok := descriptorOf(pid, inode, &links); ok {
-			return f.found(holder{pid, fd}, inode)
+		k, err := openProcess(pid)
+		if err != nil {
+			continue
 		}
+		if fd, ok := k.search(inode, &links); ok {
+			return f.found(holder{k, fd}, inode)
+		}
+		k.close()
 	}
 	return Process{}, false
 }
 
-// found describes the process that holds the socket, and remembers it.
+// inRecent looks for the socket where the last one was found, and then in all recent processes that are still there.
+func (f *Finder) inRecent(inode uint32, links *int) (holder, bool) {
+	for i, k := range slices.Clone(f.recent) {
+		if i > 0 && k.ended() {
+			f.forget(k)
+			continue
+		}
+		if fd, ok := k.guess(inode, links); ok {
+			return holder{k, fd}, true
+		}
+		if i == 0 && k.ended() {
+			f.forget(k)
+		}
+	}
+	for _, k := range f.recent {
+		if fd, ok := k.search(inode, links); ok {
+			return holder{k, fd}, true
+		}
+	}
+	return holder{}, false
+}
+
+// found describes the process that holds the socket, and keeps it.
 func (f *Finder) found(h holder, inode uint32) (Process, bool) {
-	p, ok := at(h, inode)
+	f.keep(h.process)
+	p, ok := Process{}, h.process.identify()
+	if ok {
+		p, ok = h.process.describe()
+	}
 	if !ok {
+		f.forget(h.process)
 		return Process{}, false
 	}
-	pid := h.pid
 	if len(f.hints) >= maxHints {
 		clear(f.hints)
 	}
 	f.hints[inode] = h
-	f.recent = slices.DeleteFunc(f.recent, func(p int) bool { return p == pid })
-	f.recent = slices.Insert(f.recent, 0, pid)
-	for len(f.recent) > maxRecent {
-		delete(f.last, f.recent[maxRecent])
-		f.recent = slices.Delete(f.recent, maxRecent, maxRecent+1)
-	}
-	f.last[pid], _ = strconv.Atoi(h.fd)
+	h.process.last, _ = strconv.Atoi(h.fd)
 	return p, true
 }
 
-// guess tries the descriptors that a process gets next, behind the one it was last found with.
-func (f *Finder) guess(pid int, inode uint32, links *int) (fd string, ok bool) {
-	last, known := f.last[pid]
-	if !known {
-		return "", false
+// keep makes k the first of the recent processes. One that has ended, or another with its id, gives way to it.
+func (f *Finder) keep(k *kept) {
+	at := slices.Index(f.recent, k)
+	if at == 0 {
+		return
 	}
-	for n := max(0, last-guesses/4); n < last+guesses && *links > 0; n++ {
-		*links--
-		fd = strconv.Itoa(n)
-		if holds(pid, fd, inode) {
-			return fd, true
-		}
+	if at > 0 {
+		f.recent = slices.Delete(f.recent, at, at+1)
+	} else if same := slices.IndexFunc(f.recent, func(o *kept) bool { return o.pid == k.pid }); same >= 0 {
+		f.forget(f.recent[same])
 	}
-	return "", false
+	f.recent = slices.Insert(f.recent, 0, k)
+	for len(f.recent) > maxRecent {
+		f.forget(f.recent[maxRecent])
+	}
+}
+
+// forget closes k, and with it goes every hint to it.
+func (f *Finder) forget(k *kept) {
+	f.recent = slices.DeleteFunc(f.recent, func(o *kept) bool { return o == k })
+	maps.DeleteFunc(f.hints, func(_ uint32, h holder) bool { return h.process == k })
+	k.close()
+}
+
+// Close gives back what the finder keeps open. Nothing is found any more.
+func (f *Finder) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.recent) > 0 {
+		f.forget(f.recent[0])
+	}
+	f.limit = rate.NewLimiter(0, 0)
+	return nil
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort {

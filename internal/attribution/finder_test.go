@@ -150,11 +150,18 @@ func startSandbox(t *testing.T) *sandboxed {
 	return s
 }
 
+// newFinder is New, and Close at the end.
+func newFinder(t *testing.T, initPID int, diag *os.File) *Finder {
+	f := New(initPID, diag)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 func TestFind(t *testing.T) {
 	s := startSandbox(t)
 	exe := must(os.Readlink("/proc/self/exe"))
 	for name, diag := range map[string]*os.File{"diag": s.diag, "tables": nil} {
-		f := New(s.pid, diag)
+		f := newFinder(t, s.pid, diag)
 		for round := range 2 { // the second one is answered from hints
 			for _, flow := range s.flows {
 				t.Run(fmt.Sprint(name, round, " ", flow.Name), func(t *testing.T) {
@@ -214,7 +221,7 @@ func TestMembers(t *testing.T) {
 }
 
 func TestLookupsAreBounded(t *testing.T) {
-	f := New(1<<30, nil)
+	f := newFinder(t, 1<<30, nil)
 	f.limit = rate.NewLimiter(0, 5)
 	for range 12 {
 		f.Find("tcp", netip.MustParseAddrPort("10.77.0.2:1"), netip.MustParseAddrPort("192.0.2.1:443"))
@@ -228,15 +235,17 @@ func TestHintsAreBounded(t *testing.T) {
 	conn := must(net.ListenPacket("udp", "127.0.0.1:0"))
 	defer conn.Close()
 	src := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	f := New(os.Getpid(), nil)
+	f := newFinder(t, os.Getpid(), nil)
 	for i := range uint32(maxHints) {
-		f.hints[^i] = holder{pid: 1 << 30}
+		f.hints[^i] = holder{process: &kept{dir: -1, fds: -1, cmdline: -1}}
 	}
-	for pid := range maxRecent {
-		f.recent = append(f.recent, 1<<29+pid)
+	self := must(openProcess(os.Getpid()))
+	for range maxRecent {
+		f.recent = append(f.recent, &kept{pid: 1 << 29, dir: -1, fds: must(unix.Dup(self.dir)), cmdline: -1, last: -1})
 	}
+	self.close()
 	p, ok := f.Find("udp", src, netip.MustParseAddrPort("127.0.0.1:53"))
-	if !ok || p.PID != os.Getpid() || len(f.hints) != 1 || len(f.recent) != maxRecent || f.recent[0] != os.Getpid() {
+	if !ok || p.PID != os.Getpid() || len(f.hints) != 1 || len(f.recent) != maxRecent || f.recent[0].pid != os.Getpid() {
 		t.Errorf("%+v %v, %d hints, recent %v", p, ok, len(f.hints), f.recent)
 	}
 	conn.Close()
@@ -253,14 +262,16 @@ func TestHintsAreBounded(t *testing.T) {
 
 func TestLinksAreBounded(t *testing.T) {
 	links := 2
-	if fd, ok := descriptorOf(os.Getpid(), ^uint32(0), &links); ok || links != 0 {
+	k := must(openProcess(os.Getpid()))
+	defer k.close()
+	if fd, ok := k.search(^uint32(0), &links); ok || links != 0 {
 		t.Errorf("%q, %d links left", fd, links)
 	}
 }
 
 // A process with thousands of descriptors cannot make every lookup walk through them.
 func TestLinksPerSecondAreBounded(t *testing.T) {
-	f := New(os.Getpid(), nil)
+	f := newFinder(t, os.Getpid(), nil)
 	f.links = rate.NewLimiter(0, 3)
 	if p, ok := f.owner(^uint32(0)); ok {
 		t.Errorf("a socket that is not there belongs to %+v", p)
@@ -272,7 +283,7 @@ func TestLinksPerSecondAreBounded(t *testing.T) {
 
 // The next socket of a process is found behind its last one.
 func TestGuess(t *testing.T) {
-	f := New(os.Getpid(), nil)
+	f := newFinder(t, os.Getpid(), nil)
 	var conns []net.PacketConn
 	for i := range 5 {
 		conn := must(net.ListenPacket("udp", "127.0.0.1:0"))
@@ -286,10 +297,12 @@ func TestGuess(t *testing.T) {
 	}
 	inode, ok := readTables(os.Getpid(), tuple{network: "udp", local: conns[4].LocalAddr().(*net.UDPAddr).AddrPort(), remote: netip.MustParseAddrPort("127.0.0.1:53")})
 	links := 100
-	if fd, found := f.guess(os.Getpid(), inode, &links); !ok || !found || !holds(os.Getpid(), fd, inode) || links < 100-2*guesses {
+	k := f.recent[0]
+	if fd, found := k.guess(inode, &links); !ok || !found || !k.holds(fd, inode) || links < 100-2*guesses {
 		t.Errorf("%q, %v, %d links left", fd, found, links)
 	}
-	if fd, found := f.guess(1<<30, inode, &links); found {
+	k.last = -1
+	if fd, found := k.guess(inode, &links); found {
 		t.Errorf("in a process never seen: %q", fd)
 	}
 }
@@ -297,7 +310,7 @@ func TestGuess(t *testing.T) {
 // Once the diagnostics have known a socket, what they do not know is not looked for in the tables.
 func TestClosedSocketsCostOneQuestion(t *testing.T) {
 	s := startSandbox(t)
-	f := New(s.pid, s.diag)
+	f := newFinder(t, s.pid, s.diag)
 	f.answers["udp"], f.answers["tcp"] = true, true
 	f.initPID = os.Getpid() // whose tables do have the socket
 	conn := must(net.ListenPacket("udp", "127.0.0.1:0"))
@@ -363,5 +376,43 @@ func must[T any](v T, err error) T {
 func check(err error) {
 	if err != nil {
 		panic(err)
+	}
+}
+
+// A process that has ended gives way, and one that executes another program is described anew.
+func TestProcessesEndAndChange(t *testing.T) {
+	f := newFinder(t, os.Getpid(), nil)
+	conn := must(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))
+	file := must(conn.File())
+	defer file.Close()
+	src := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	conn.Close()
+	held := func() (Process, bool) { return f.Find("udp", src, netip.MustParseAddrPort("127.0.0.1:53")) }
+
+	cmd := exec.Command("sh", "-c", "echo; read line; exec sleep 1000")
+	cmd.ExtraFiles = []*os.File{file}
+	stdin, stdout := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	check(cmd.Start())
+	file.Close()
+	must(stdout.Read(make([]byte, 1)))
+	p, ok := held()
+	if !ok || p.PID != cmd.Process.Pid || len(p.Args) != 3 || p.Args[2] != cmd.Args[2] {
+		t.Errorf("before: %+v, %v", p, ok)
+	}
+	must(stdin.Write([]byte("\n")))
+	f.limit = rate.NewLimiter(rate.Inf, 0)
+	for p, ok = held(); ok && !slices.Equal(p.Args, []string{"sleep", "1000"}); p, ok = held() {
+	}
+	if !ok || p.PID != cmd.Process.Pid || !strings.Contains(p.Exe, "/") {
+		t.Errorf("after exec: %+v, %v", p, ok)
+	}
+	check(cmd.Process.Kill())
+	cmd.Wait()
+	if p, ok := held(); ok {
+		t.Errorf("after its end: %+v", p)
+	}
+	gone := f.recent[0]
+	if _, ok := f.owner(^uint32(0)); ok || len(f.hints) != 0 || slices.Contains(f.recent, gone) {
+		t.Errorf("a process that has ended is kept: %d hints, %v", len(f.hints), f.recent)
 	}
 }

@@ -3,6 +3,7 @@ package attribution
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -67,27 +68,89 @@ func sameNamespace(initPID int) []int {
 	return pids
 }
 
-// descriptorOf returns the number of the descriptor by which process pid holds the socket. Each descriptor that it looks
-// at is taken off links. (An os.File would try to have the runtime's poller wait for a directory of /proc.)
-func descriptorOf(pid int, inode uint32, links *int) (fd string, ok bool) {
-	dir, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/fd", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// kept is a process that opened sockets lately, with what is needed to look at it again. Its descriptors belong to the
+// process itself and not to its id: once it has ended they find nothing, whoever has the id then.
+type kept struct {
+	pid     int // in the caller's namespace
+	inner   int // in its own, 0 before it is known
+	dir     int // /proc/PID
+	fds     int // /proc/PID/fd
+	cmdline int // /proc/PID/cmdline
+	last    int // the descriptor found last, -1 before
+
+	exe  string
+	line string // the command line as it was read last, and args made of it
+	args []string
+}
+
+// openProcess opens the descriptors of a process, to look for a socket there. Close it.
+func openProcess(pid int) (*kept, error) {
+	k := &kept{pid: pid, fds: -1, cmdline: -1, last: -1}
+	var err error
+	if k.dir, err = unix.Open("/proc/"+strconv.Itoa(pid), unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+		return nil, err
+	}
+	if k.fds, err = unix.Openat(k.dir, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		k.close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// identify reads and opens what is needed to say who the process is. It is false when the process has ended.
+func (k *kept) identify() bool {
+	if k.inner != 0 {
+		return true
+	}
+	status, err := readAt(k.dir, "status", maxStatus)
 	if err != nil {
+		return false
+	}
+	if k.cmdline, err = unix.Openat(k.dir, "cmdline", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return false
+	}
+	k.inner = innerPID(status)
+	return k.inner != 0
+}
+
+// ended reports whether there is no such process any more.
+func (k *kept) ended() bool {
+	var b [1]byte
+	_, err := unix.Pread(k.cmdline, b[:], 0)
+	return err == unix.ESRCH
+}
+
+func (k *kept) close() {
+	for _, fd := range []int{k.dir, k.fds, k.cmdline} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// holds reports whether the process has the socket as its descriptor fd.
+func (k *kept) holds(fd string, inode uint32) bool {
+	var link [64]byte
+	n, err := unix.Readlinkat(k.fds, fd, link[:])
+	return err == nil && isSocketLink(link[:n], inode)
+}
+
+// search looks through the descriptors of the process for the socket. Each one that it looks at is taken off links. (An
+// os.File would try to have the runtime's poller wait for a directory of /proc.)
+func (k *kept) search(inode uint32, links *int) (fd string, ok bool) {
+	if _, err := unix.Seek(k.fds, 0, io.SeekStart); err != nil {
 		return "", false
 	}
-	defer unix.Close(dir)
-	want := socketLink(inode)
 	var entries [8 << 10]byte
-	var link [64]byte
 	for *links > 0 {
-		n, err := unix.ReadDirent(dir, entries[:])
+		n, err := unix.ReadDirent(k.fds, entries[:])
 		if err != nil || n <= 0 {
 			break
 		}
 		_, _, names := unix.ParseDirent(entries[:n], -1, nil)
 		for _, name := range names[:min(len(names), *links)] {
 			*links--
-			n, err := unix.Readlinkat(dir, name, link[:])
-			if err == nil && string(link[:n]) == want {
+			if k.holds(name, inode) {
 				return name, true
 			}
 		}
@@ -95,41 +158,51 @@ func descriptorOf(pid int, inode uint32, links *int) (fd string, ok bool) {
 	return "", false
 }
 
-// holds reports whether process pid has the socket as its descriptor fd.
-func holds(pid int, fd string, inode uint32) bool {
-	var buf [64]byte
-	n, err := unix.Readlink("/proc/"+strconv.Itoa(pid)+"/fd/"+fd, buf[:])
-	return err == nil && string(buf[:n]) == socketLink(inode)
+// guess tries the descriptors around the one that was found last, the nearest first: a process that opens and closes its
+// sockets gets the same numbers again.
+func (k *kept) guess(inode uint32, links *int) (fd string, ok bool) {
+	if k.last < 0 {
+		return "", false
+	}
+	for i := range 2 * guesses {
+		n := k.last + (i+1)/2*(1-i%2*2) // last, -1, +1, -2, +2 ...
+		if n < 0 || *links <= 0 {
+			continue
+		}
+		*links--
+		if fd = strconv.Itoa(n); k.holds(fd, inode) {
+			return fd, true
+		}
+	}
+	return "", false
 }
 
-// at describes the process that holds the socket where h says, if it still does. All is read through one descriptor of
-// the process's directory, so that a process id that is used again cannot mix two processes.
-func at(h holder, inode uint32) (Process, bool) {
-	dir, err := unix.Open(filepath.Join("/proc", strconv.Itoa(h.pid)), unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
+// describe reads what the process is now: it may execute another program at any time. It is false when the process has ended.
+func (k *kept) describe() (Process, bool) {
+	var buf [max(unix.PathMax, maxArgs)]byte
+	if n, err := unix.Readlinkat(k.dir, "exe", buf[:]); err != nil {
+		k.exe = ""
+	} else if k.exe != string(buf[:n]) {
+		k.exe = string(buf[:n])
+	}
+	n, err := unix.Pread(k.cmdline, buf[:maxArgs], 0)
+	switch {
+	case err == unix.ESRCH:
 		return Process{}, false
+	case err != nil || n == 0:
+		k.line, k.args = "", nil
+	case k.line != string(buf[:n]):
+		k.line = string(buf[:n])
+		k.args = strings.Split(strings.TrimSuffix(k.line, "\x00"), "\x00")
 	}
-	defer unix.Close(dir)
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(dir, "fd/"+h.fd, buf)
-	if err != nil || string(buf[:n]) != socketLink(inode) {
-		return Process{}, false
-	}
-	status, err := readAt(dir, "status", maxStatus)
-	if err != nil {
-		return Process{}, false
-	}
-	p := Process{PID: innerPID(status)}
-	if n, err := unix.Readlinkat(dir, "exe", buf); err == nil {
-		p.Exe = string(buf[:n])
-	}
-	if line, err := readAt(dir, "cmdline", maxArgs); err == nil && len(line) > 0 {
-		p.Args = strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
-	}
-	return p, p.PID != 0
+	return Process{PID: k.inner, Exe: k.exe, Args: k.args}, true
 }
 
-func socketLink(inode uint32) string { return "socket:[" + strconv.FormatUint(uint64(inode), 10) + "]" }
+// isSocketLink reports whether a link under /proc/PID/fd is to the socket.
+func isSocketLink(link []byte, inode uint32) bool {
+	var want [32]byte
+	return string(link) == string(append(strconv.AppendUint(append(want[:0], "socket:["...), uint64(inode), 10), ']'))
+}
 
 // innerPID returns the process id in the innermost namespace, the last number of the line NSpid; 0 without that line.
 func innerPID(status []byte) int {
