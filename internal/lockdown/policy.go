@@ -13,7 +13,7 @@ import (
 // The calls of the data path, those of every packet first: a kernel before 5.11 goes through the list for each call.
 var dataPathCalls = []string{
 	// Packets, flows and the runtime's poller.
-	"futex", "epoll_pwait", "read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg",
+	"futex", "epoll_pwait", "read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg", "recvmmsg", "sendmmsg",
 	"nanosleep", "epoll_ctl", "close", "connect", "accept4", "shutdown", "getsockname", "getpeername", "bind",
 	"poll", "ppoll", "splice", "pipe2",
 
@@ -107,10 +107,11 @@ func optionCalls() (calls []seccomp.NameWithConditions) {
 	for _, o := range [][2]uint64{
 		{unix.SOL_SOCKET, unix.SO_BROADCAST}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}, {unix.SOL_SOCKET, unix.SO_LINGER}, {unix.SOL_SOCKET, unix.SO_REUSEADDR},
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
+		{unix.IPPROTO_UDP, unix.UDP_GRO},
 		{unix.IPPROTO_IP, unix.IP_RECVERR}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY},
 		{unix.IPPROTO_IP, unix.IP_TRANSPARENT}, {unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT}, // in the sandbox's namespace, whose owner we are
 	} {
 		calls = append(calls, where("setsockopt", equal(1, o[0]), equal(2, o[1])))
 	}
-	return append(calls, where("getsockopt", equal(1, unix.SOL_SOCKET)))
+	return append(calls, where("getsockopt", equal(1, unix.SOL_SOCKET)), where("getsockopt", equal(1, unix.IPPROTO_UDP), equal(2, unix.UDP_SEGMENT)))
 }

@@ -1,0 +1,128 @@
+//go:build linux
+
+package batch
+
+import (
+	"encoding/binary"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// slots is how many messages one recvmmsg takes. Each has room for the largest one; the memory behind that is touched, and
+// so there, only as far as datagrams are long. slotStride is more than the room, so that the slots' first lines do not meet
+// in the same sets of the processor's caches.
+const (
+	slots      = 32
+	slotStride = 64<<10 + 2<<10
+)
+
+// inbox is where datagrams are received. Sockets hold one only while there is something to read.
+type inbox struct {
+	memory   []byte
+	messages [slots]message
+	controls [slots]sizeControl
+	iovs     [slots]unix.Iovec
+	views    [][]byte // the datagrams received
+}
+
+var inboxes = sync.Pool{New: func() any {
+	in := &inbox{memory: make([]byte, slots*slotStride), views: make([][]byte, 0, slots)}
+	for i := range in.messages {
+		in.iovs[i].Base = &in.memory[i*slotStride]
+		in.iovs[i].SetLen(64 << 10)
+		h := &in.messages[i].hdr
+		h.Iov = &in.iovs[i]
+		h.SetIovlen(1)
+		h.Control = (*byte)(unsafe.Pointer(&in.controls[i]))
+	}
+	return in
+}}
+
+// reader is one Receive under way.
+type reader struct {
+	socket *Socket
+	in     *inbox
+	n      int
+	errno  syscall.Errno
+}
+
+// Receive hands what arrives to f, in order, until f or the socket fails; it returns that error. The datagrams are valid
+// until f returns. It waits without a buffer. A deadline of the connection ends it with os.ErrDeadlineExceeded; it may be
+// called again.
+func (s *Socket) Receive(f func(datagrams [][]byte) error) error {
+	r := &reader{socket: s}
+	step := r.receive
+	for {
+		err := s.raw.Read(step)
+		if err == nil && r.errno != 0 {
+			err = os.NewSyscallError("recvmmsg", r.errno)
+		}
+		if err != nil {
+			return err
+		}
+		err = f(r.in.split(r.n))
+		r.release()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive asks the kernel once. It reports false, and holds nothing, when there is nothing yet.
+func (r *reader) receive(fd uintptr) bool {
+	r.in = inboxes.Get().(*inbox)
+	for {
+		for i := range r.in.messages {
+			r.in.messages[i].hdr.SetControllen(unix.CmsgSpace(4))
+		}
+		r.n, r.errno = r.socket.sys.receive(fd, r.in.messages[:], unix.MSG_DONTWAIT)
+		// EMSGSIZE is an ICMP error about a datagram of ours that was too large: that one is lost, and the flow goes on.
+		if r.errno != unix.EINTR && r.errno != unix.EMSGSIZE {
+			break
+		}
+	}
+	if r.errno != 0 {
+		r.release()
+	}
+	return r.errno != unix.EAGAIN
+}
+
+// release gives the inbox back. A reader that waits does not even keep it alive.
+func (r *reader) release() {
+	inboxes.Put(r.in)
+	r.in = nil
+}
+
+// split returns the datagrams in the first n messages.
+func (in *inbox) split(n int) [][]byte {
+	in.views = in.views[:0]
+	for i := range n {
+		start := i * slotStride
+		all := in.memory[start : start+int(in.messages[i].n)]
+		size := in.segment(i)
+		if size <= 0 {
+			size = max(len(all), 1)
+		}
+		for {
+			k := min(size, len(all))
+			in.views = append(in.views, all[:k:k])
+			if all = all[k:]; len(all) == 0 {
+				break
+			}
+		}
+	}
+	return in.views
+}
+
+// segment is the size of the datagrams that message i is made of, 0 where it is one.
+func (in *inbox) segment(i int) int {
+	c := &in.controls[i]
+	if int(in.messages[i].hdr.Controllen) < unix.CmsgLen(4) || c.hdr.Level != unix.IPPROTO_UDP || c.hdr.Type != unix.UDP_GRO {
+		return 0
+	}
+	return int(binary.NativeEndian.Uint32(c.value[:]))
+}
