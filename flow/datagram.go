@@ -13,6 +13,7 @@ import (
 
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/flow/sniff"
+	"github.com/weir-dev/weir/internal/batch"
 )
 
 // maxDatagram is the largest payload of a UDP datagram over IPv4 or IPv6 without jumbograms.
@@ -110,12 +111,14 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 		f.recordClose(up, down, closeOf(ctx, err), err)
 		return
 	}
+	// Where both ends can, datagrams pass in batches. What is no UDP socket of the kernel has the ways of any connection.
+	u.socket, _ = batch.NewSocket(upstream, &f.datagramStats)
 	var down int64
 	var downErr error
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		down, downErr = copyDatagrams(client, upstream)
+		down, downErr = copyDown(client, u)
 		if unreachable(downErr) {
 			f.Reject(refusal(downErr))
 		}
@@ -124,7 +127,7 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 	err := u.writeFirst(first)
 	f.sent()
 	if err == nil {
-		_, err = copyDatagrams(u, client)
+		err = copyUp(u, client)
 	}
 	if errors.Is(err, errPolicy) || unreachable(err) {
 		f.Reject(refusal(err))
@@ -137,94 +140,28 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 	f.recordClose(u.sent, down, closeOf(ctx, err), err)
 }
 
-// upward is the way out of a datagram flow. It looks at every QUIC Initial once more: a new connection on the same tuple
-// is judged by its own name before it leaves.
-type upward struct {
-	*visit
-	ctx  context.Context
-	to   net.Conn
-	sent int64
-
-	quic *sniff.QUIC
-	held [][]byte
+// copyUp has the client's datagrams sent by u until an end is reached.
+func copyUp(u *upward, client net.Conn) error {
+	if c, ok := client.(BatchConn); ok {
+		return c.Forward(u)
+	}
+	_, err := copyDatagrams(u, client)
+	return err
 }
 
-// errPolicy ends a flow whose later bytes claimed a name that is not allowed.
-var errPolicy = errors.New("denied by policy")
-
-func (u *upward) Write(b []byte) (int, error) {
-	if _, initial := sniff.IsInitial(b); initial && u.Network == "udp" && !u.settled {
-		return len(b), u.reopen(b)
+// copyDown sends the client what the upstream of u receives, and returns how many octets.
+func copyDown(client net.Conn, u *upward) (int64, error) {
+	c, ok := client.(BatchConn)
+	if !ok || u.socket == nil {
+		return copyDatagrams(client, u.to)
 	}
-	return len(b), u.pass(b)
-}
-
-// writeFirst sends what was held while the claim was read. Initials were judged with it; what came between them was not.
-func (u *upward) writeFirst(held [][]byte) error {
-	for i, b := range held {
-		write := u.pass
-		if _, initial := sniff.IsInitial(b); initial || i == 0 {
-			write = func(b []byte) error { return u.writeAll([][]byte{b}) }
-		}
-		if err := write(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// pass sends a datagram that is no Initial: unless it is of a version that we cannot read, which a server that does not
-// speak it would drop, too, or has a DTLS hello that is denied.
-func (u *upward) pass(b []byte) error {
-	if u.foreign(b) && u.Policy.Mode() != policy.ModeAudit {
-		return nil
-	}
-	if u.Network == "udp" && !u.settled {
-		hint, _ := sniff.Datagram(b)
-		if hint.Protocol == sniff.ProtocolDTLS && u.late(u.ctx, hint).Verdict == policy.Deny {
-			return errPolicy
-		}
-	}
-	return u.writeAll([][]byte{b})
-}
-
-// reopen takes an Initial that came after the flow was judged. Those of the running connection pass. One that begins a
-// connection is held until its claim is known and judged; one that nobody can open is dropped, since no server can either.
-func (u *upward) reopen(b []byte) error {
-	hint, status, fresh := u.quic.Next(b)
-	if !fresh {
-		return u.writeAll([][]byte{b})
-	}
-	if status == sniff.Unknown {
-		return nil
-	}
-	u.held = append(u.held, append([]byte(nil), b...))
-	if status == sniff.More && len(u.held) < sniff.MaxDatagrams {
-		return nil
-	}
-	if status == sniff.More {
-		hint.Malformed = unfinished
-	}
-	held := u.held
-	u.held = nil
-	if d := u.late(u.ctx, hint); d.Verdict == policy.Deny {
-		return errPolicy
-	}
-	return u.writeAll(held)
-}
-
-func (u *upward) writeAll(datagrams [][]byte) error {
-	for _, b := range datagrams {
-		n, err := u.to.Write(b)
-		if errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, syscall.ENOBUFS) {
-			continue // the network drops what does not fit; the flow goes on
-		}
-		if err != nil {
-			return err
-		}
-		u.sent += int64(n)
-	}
-	return nil
+	var total int64
+	err := u.socket.Receive(func(datagrams [][]byte) error {
+		n, err := c.WriteBatch(datagrams)
+		total += n
+		return err
+	})
+	return total, err
 }
 
 // copyDatagrams copies one datagram per Write until an end is reached; connections that can hand over their datagrams

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/internal/batch"
 )
 
 // Defaults of the zero Gate, and how long the data path waits for people and networks.
@@ -88,6 +89,7 @@ type Gate struct {
 	flows, dials, sending atomic.Int64
 	holding               atomic.Int64 // octets of first bytes, see maxHeldBytes
 	looking               atomic.Int64 // lookups of owners under way
+	datagramStats         batch.Stats
 	telling               atomic.Int64 // flows, over or not, whose network-connect still waits for the owner
 	serial                atomic.Uint64
 	quic                  verdicts
@@ -132,6 +134,15 @@ func (g *Gate) Drain(ctx context.Context) {
 
 // Held returns how many octets of first bytes are held beyond each flow's first buffer.
 func (g *Gate) Held() int64 { return g.holding.Load() }
+
+// Counters returns how often what happened to datagrams on their way to the upstream. What was thrown away starts with
+// "drop-".
+func (g *Gate) Counters() map[string]uint64 {
+	return map[string]uint64{
+		"drop-udp-upstream":        g.datagramStats.Lost.Load(),
+		"udp-segmentation-refused": g.datagramStats.Refused.Load(),
+	}
+}
 
 // Flows returns how many flows are open or have an event yet to be written.
 func (g *Gate) Flows() int { return int(g.flows.Load() + g.telling.Load()) }

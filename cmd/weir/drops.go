@@ -77,9 +77,13 @@ var resolverDrops = map[string]string{
 // counters are all counts of packets, connections and names that were given up for a bound or a filter.
 func (d *dataPath) counters() map[string]uint64 {
 	out := map[string]uint64{}
+	counted := []map[string]uint64{d.gate.Counters()}
 	for _, door := range d.doors {
-		for name, n := range door.Counters() {
-			if strings.HasPrefix(name, "drop-") || strings.HasPrefix(name, "reject-") || strings.HasSuffix(name, "-evicted") {
+		counted = append(counted, door.Counters())
+	}
+	for _, from := range counted {
+		for name, n := range from {
+			if n > 0 && (strings.HasPrefix(name, "drop-") || strings.HasPrefix(name, "reject-") || strings.HasSuffix(name, "-evicted")) {
 				out[name] += n
 			}
 		}
