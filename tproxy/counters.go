@@ -9,18 +9,20 @@ import (
 
 // The names of the door's counters, beside those of package rules.
 const (
-	countTCP        = "tcp-accepted"
-	rejectTCPFlows  = "reject-tcp-flows"     // a connection beyond Limits.TCPFlows, reset
-	dropTCPHalfOpen = "drop-tcp-half-open"   // a SYN beyond Limits.HalfOpen
-	dropTCPUnasked  = "reject-tcp-unasked"   // a connection whose SYN was not held
-	countUDP        = "udp-flows"            // flows begun
-	dropUDPPending  = "drop-udp-half-open"   // a datagram beyond Limits.HalfOpenUDP
-	dropUDPQueue    = "drop-udp-queue"       // a datagram for a flow whose queue is full
-	dropUDPRefused  = "drop-udp-refused"     // a datagram of a tuple that was refused a moment ago
-	dropUDPSocket   = "drop-udp-socket"      // a flow for which no socket could be had
-	countEvicted    = "udp-evicted"          // flows that made room
-	dropLogLost     = "drop-log-overflow"    // times that the kernel had more drops to tell than we read
-	dropMalformed   = "drop-udp-no-original" // a datagram that does not say where it was sent to
+	countTCP         = "tcp-accepted"
+	rejectTCPFlows   = "reject-tcp-flows"   // a connection beyond Limits.TCPFlows, reset
+	dropTCPHalfOpen  = "drop-tcp-half-open" // a SYN beyond Limits.HalfOpen
+	dropTCPUnasked   = "reject-tcp-unasked" // a connection whose SYN was not held
+	countUDP         = "udp-flows"          // flows begun
+	dropUDPPending   = "drop-udp-half-open" // a datagram beyond Limits.HalfOpenUDP
+	dropUDPQueue     = "drop-udp-queue"     // a datagram for a flow whose queue is full
+	dropUDPRefused   = "drop-udp-refused"   // a datagram of a tuple that was refused a moment ago
+	dropUDPSocket    = "drop-udp-socket"    // a flow for which no socket could be had
+	dropUDPSend      = "drop-udp-send"      // a datagram that the program's kernel did not take
+	countSegmentsOff = "udp-segmentation-refused"
+	countEvicted     = "udp-evicted"          // flows that made room
+	dropLogLost      = "drop-log-overflow"    // times that the kernel had more drops to tell than we read
+	dropMalformed    = "drop-udp-no-original" // a datagram that does not say where it was sent to
 )
 
 // counters are named counts. The zero value is ready.
@@ -41,5 +43,8 @@ func (c *counters) add(name string) {
 func (c *counters) snapshot() map[string]uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.n == nil {
+		return map[string]uint64{}
+	}
 	return maps.Clone(c.n)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/internal/batch"
 	"github.com/weir-dev/weir/tproxy/rules"
 )
 
@@ -92,6 +93,8 @@ type Door struct {
 	icmp     *unreachable
 	drops    *dropLog
 	counters counters
+
+	datagrams batch.Stats
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -193,7 +196,16 @@ func (d *Door) Close() error {
 }
 
 // Counters returns how often what happened. What was thrown away starts with "drop-".
-func (d *Door) Counters() map[string]uint64 { return d.counters.snapshot() }
+func (d *Door) Counters() map[string]uint64 {
+	out := d.counters.snapshot()
+	if n := d.datagrams.Lost.Load(); n > 0 {
+		out[dropUDPSend] = n
+	}
+	if n := d.datagrams.Refused.Load(); n > 0 {
+		out[countSegmentsOff] = n
+	}
+	return out
+}
 
 func (d *Door) warn(err error, what string) {
 	if d.cfg.Log != nil {

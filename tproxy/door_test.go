@@ -71,6 +71,7 @@ const (
 	portHost    = 10
 	portAbandon = 11
 	portSlow    = 12 // accepts when a while has passed
+	portBatch   = 13 // sends datagrams back by the batch
 )
 
 func (h *handler) Handle(ctx context.Context, a flow.Arrival) {
@@ -98,6 +99,10 @@ func (h *handler) Handle(ctx context.Context, a flow.Arrival) {
 	defer c.Close()
 	if a.Network == "tcp" {
 		io.Copy(c, c)
+		return
+	}
+	if a.Dst.Port() == portBatch {
+		c.(flow.BatchConn).Forward(echoBatches{c.(flow.BatchConn)})
 		return
 	}
 	b := make([]byte, maxDatagram)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/internal/batch"
 )
 
 // errIdle is what a flow's conn returns once it was quiet for too long, or had to make room.
@@ -41,7 +42,8 @@ type udpFlow struct {
 	lastPayload int
 	settled     bool
 	conn        *net.UDPConn // nil until accepted
-	ended       error        // why it is over; nil while it lives
+	socket      *batch.Socket
+	ended       error // why it is over; nil while it lives
 
 	// deadline is the reader's own; mu guards it. See wake.
 	mu       sync.Mutex
@@ -65,6 +67,10 @@ func (f *udpFlow) handle(h flow.Handler) {
 // accept implements flow.Arrival.Accept.
 func (f *udpFlow) accept() (net.Conn, error) {
 	conn, err := f.table.door.connect(f.key)
+	var socket *batch.Socket
+	if err == nil {
+		socket, err = batch.NewSocket(conn, &f.table.door.datagrams)
+	}
 	if err != nil {
 		f.table.door.counters.add(dropUDPSocket)
 		f.table.door.warn(err, "accept udp flow")
@@ -77,7 +83,7 @@ func (f *udpFlow) accept() (net.Conn, error) {
 		conn.Close()
 		return nil, fmt.Errorf("accept udp flow: %w", f.ended)
 	}
-	f.conn = conn
+	f.conn, f.socket = conn, socket
 	return f, nil
 }
 
@@ -169,6 +175,41 @@ func (f *udpFlow) Write(p []byte) (int, error) {
 		return n, f.why(err)
 	}
 	return n, nil
+}
+
+// WriteBatch implements flow.BatchConn.
+func (f *udpFlow) WriteBatch(datagrams [][]byte) (int64, error) {
+	f.answered.Store(true)
+	f.touch()
+	_, sent, err := f.socket.Send(datagrams, true)
+	if err != nil {
+		return sent, f.why(err)
+	}
+	return sent, nil
+}
+
+// Forward implements flow.BatchConn.
+func (f *udpFlow) Forward(sink flow.BatchSink) error {
+	for {
+		for b := f.table.pop(f); b != nil; b = f.table.pop(f) {
+			f.touch()
+			if err := sink.WriteBatch([][]byte{b}); err != nil {
+				return err
+			}
+		}
+		var sunk error
+		err := f.socket.Receive(func(datagrams [][]byte) error {
+			f.touch()
+			sunk = sink.WriteBatch(datagrams)
+			return sunk
+		})
+		switch {
+		case sunk != nil:
+			return sunk
+		case !errors.Is(err, os.ErrDeadlineExceeded) || f.expired():
+			return f.why(err)
+		}
+	}
 }
 
 // Close implements net.Conn. The program is not told: its next datagram is a new flow.
