@@ -4,13 +4,11 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -66,7 +64,11 @@ type datagramFlow struct {
 	quote       [maxQuote]byte
 	quoteLen    int
 	accepted    bool
-	err         error // why the flow ended; nil while it lives
+	err         error          // why the flow ended; nil while it lives
+	sink        flow.BatchSink // that of Forward while it runs
+	sinkErr     error          // what it answered to the read loop
+	direct      bool           // the read loop is calling it
+	forwarding  bool           // Forward is
 	readUntil   time.Time
 	readExpired bool
 	readTimer   *time.Timer
@@ -201,24 +203,6 @@ func (f *datagramFlow) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo: one Write is one datagram, until an end of the flow or w is reached, which is the error.
-// A flow that waits this way holds no buffer.
-func (f *datagramFlow) WriteTo(w io.Writer) (int64, error) {
-	var total int64
-	for {
-		datagram, err := f.next()
-		if err != nil {
-			return total, err
-		}
-		n, err := w.Write(datagram.AsSlice())
-		datagram.Release()
-		total += int64(n)
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
 // next waits for a datagram, which is the caller's then.
 func (f *datagramFlow) next() (*buffer.View, error) {
 	f.mu.Lock()
@@ -238,19 +222,10 @@ func (f *datagramFlow) next() (*buffer.View, error) {
 // Write implements net.Conn. It fails with EMSGSIZE when p is more than a datagram of the flow's protocol can hold. A
 // datagram that the sandbox's device has no room for is lost, as on any network; the link counts it.
 func (f *datagramFlow) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	err := f.err
-	if err == nil && !f.writeUntil.IsZero() && time.Until(f.writeUntil) <= 0 {
-		err = os.ErrDeadlineExceeded
+	if err := f.writable(); err != nil {
+		return 0, err
 	}
-	f.mu.Unlock()
-	if err != nil {
-		return 0, f.opError("write", err)
-	}
-	f.answered.Store(true)
-	f.touch()
-	err = f.table.cfg.send(f.key, p)
-	if err != nil && !errors.Is(err, syscall.ENOBUFS) && !errors.Is(err, syscall.EAGAIN) {
+	if _, err := f.table.cfg.send(f.key, [][]byte{p}); err != nil {
 		return 0, f.opError("write", err)
 	}
 	return len(p), nil

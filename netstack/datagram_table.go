@@ -69,8 +69,9 @@ type datagramConfig struct {
 	// idle returns how long a flow to dst may be quiet.
 	idle func(dst netip.AddrPort, answered bool) time.Duration
 
-	// send puts one datagram from key.dst on its way to key.src. It does not keep p.
-	send func(key datagramKey, p []byte) error
+	// send puts datagrams from key.dst on their way to key.src, and says with how many it is done: sent, or lost for want of
+	// room. The error is that of the next one. It does not keep them.
+	send func(key datagramKey, datagrams [][]byte) (n int, err error)
 
 	// unreachable tells the sandbox that quote, a packet of its own, was refused. It does not keep quote.
 	unreachable func(reason flow.Reason, quote []byte)

@@ -202,7 +202,7 @@ func (w *wire) alive() error {
 // accounted is how many frames were dropped with a counter, answered as a neighbour, or handed to the stack.
 func (w *wire) accounted() int {
 	stats := w.stack.Stats()
-	n := stats.IP.PacketsReceived.Value()
+	n := stats.IP.PacketsReceived.Value() + w.counters.get(countUDPShort)
 	for name, v := range w.counters.snapshot() {
 		if slices.Contains(filterDrops, name) {
 			n += v

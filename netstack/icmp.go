@@ -53,13 +53,20 @@ func (s *Stack) installICMP(h flow.Handler) {
 	l := s.cfg.Limits
 	d := &icmpDoor{stack: s, rate: rate.NewLimiter(echoRate, echoBurst)}
 	d.table = newDatagramTable(datagramConfig{
-		network:     "icmp",
-		handler:     h,
-		ctx:         s.ctx,
-		maxFlows:    l.ICMPFlows,
-		maxPending:  maxHalfOpenICMP,
-		idle:        func(netip.AddrPort, bool) time.Duration { return l.ICMPIdle },
-		send:        s.sendEcho,
+		network:    "icmp",
+		handler:    h,
+		ctx:        s.ctx,
+		maxFlows:   l.ICMPFlows,
+		maxPending: maxHalfOpenICMP,
+		idle:       func(netip.AddrPort, bool) time.Duration { return l.ICMPIdle },
+		send: func(key datagramKey, datagrams [][]byte) (int, error) {
+			for i, p := range datagrams {
+				if err := s.sendEcho(key, p); err != nil && !noRoom(err) {
+					return i, err
+				}
+			}
+			return len(datagrams), nil
+		},
 		unreachable: s.rejectICMP,
 		spawn:       s.spawn,
 		counters:    s.counters,

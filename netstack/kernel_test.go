@@ -20,6 +20,7 @@ import (
 
 	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/internal/ping"
+	"github.com/weir-dev/weir/internal/testnet"
 )
 
 // kernelStage tells a re-executed test binary that it runs in a network namespace of its own.
@@ -166,6 +167,46 @@ func TestKernelUDP(t *testing.T) {
 				t.Errorf("%s:%s: %v, want %v", host, port, err, want)
 			}
 		}
+	}
+}
+
+// batchEcho sends every datagram back by the batch: on the read loop where that does not have to wait.
+type batchEcho struct{ flow.BatchConn }
+
+func (e batchEcho) TryBatch(datagrams [][]byte) (int, error) {
+	return len(datagrams), e.WriteBatch(datagrams)
+}
+
+func (e batchEcho) WriteBatch(datagrams [][]byte) error {
+	_, err := e.BatchConn.WriteBatch(datagrams)
+	return err
+}
+
+// A real kernel's datagrams pass the short way, and come back as super-datagrams, as if they had passed one by one.
+func TestKernelUDPBatches(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	s := newKernelDoor(t, handlerFunc(func(_ context.Context, a flow.Arrival) {
+		conn, err := a.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		conn.(flow.BatchConn).Forward(batchEcho{conn.(flow.BatchConn)})
+	}))
+	for _, to := range []string{"192.0.2.1:443", "[2001:db8::1]:443"} {
+		conn, err := net.Dial("udp", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if n, _, err := testnet.Datagrams(conn, 65507, 150, 1); err != nil {
+			t.Errorf("%s: after %d datagrams: %v; %v", to, n, err, s.Counters())
+		}
+	}
+	if s.link.uso.Load() && s.counters.get(countUDPShort) == 0 || s.counters.get(countUSOOff) != 0 {
+		t.Errorf("counters %v", s.Counters())
 	}
 }
 

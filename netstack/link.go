@@ -58,7 +58,13 @@ type endpoint struct {
 	// gso says that the kernel still takes segments larger than the MTU. It goes from true to false at most once.
 	gso atomic.Bool
 
+	// uso says the same of UDP super-datagrams.
+	uso atomic.Bool
+
 	dispatcher stack.NetworkDispatcher
+
+	// burst takes datagrams past the dispatcher; nil takes none. It is set before readLoop.
+	burst *udpBurst
 
 	// mu keeps the descriptor open while it is written to.
 	mu     sync.RWMutex
@@ -98,6 +104,7 @@ func newEndpoint(cfg Config, c *counters) (*endpoint, error) {
 	e.acks.write = func(frame []byte) { e.countTx(e.writeFrame([]unix.Iovec{iovec(frame)})) }
 	e.acks.saved = func() { c.add(countACKSaved, 1) }
 	e.gso.Store(l.TSO)
+	e.uso.Store(l.USO)
 	if err := raw.Control(func(fd uintptr) { e.fd = int(fd) }); err != nil {
 		return nil, fmt.Errorf("device descriptor: %w", err)
 	}

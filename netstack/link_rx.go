@@ -31,8 +31,12 @@ func (e *endpoint) readLoop() error {
 	ring := &rxRing{}
 	defer ring.release()
 	read := func(fd uintptr) bool {
-		ring.n, ring.err = ring.readv(int(fd), e.vnet)
-		return ring.err != unix.EAGAIN
+		for {
+			ring.n, ring.err = ring.readv(int(fd), e.vnet)
+			if ring.err != unix.EAGAIN || !e.burst.flush() {
+				return ring.err != unix.EAGAIN
+			}
+		}
 	}
 	for {
 		if err := e.raw.Read(read); err != nil {
@@ -47,6 +51,7 @@ func (e *endpoint) readLoop() error {
 			return io.EOF
 		}
 		e.receive(ring)
+		e.burst.tick()
 	}
 }
 
@@ -108,6 +113,21 @@ func (r *rxRing) take(n int) buffer.Buffer {
 	return b
 }
 
+// copyOut copies octets of the frame just read to b, from offset at on.
+func (r *rxRing) copyOut(b []byte, at int) {
+	for _, v := range r.views {
+		if len(b) == 0 {
+			return
+		}
+		if at >= v.Size() {
+			at -= v.Size()
+			continue
+		}
+		b = b[copy(b, v.AsSlice()[at:]):]
+		at = 0
+	}
+}
+
 // release gives the buffers back.
 func (r *rxRing) release() {
 	for _, v := range r.views {
@@ -137,6 +157,9 @@ func (e *endpoint) receive(ring *rxRing) {
 	case neighbour:
 		e.answerNeighbour(first)
 	case deliver:
+		if e.burst.take(ring, first, size, e.vnet, vnet) {
+			return
+		}
 		if vnet.gsoType&^vnetGSOECN == vnetGSOUDPL4 {
 			e.receiveUSO(ring.take(size), vnet)
 			return

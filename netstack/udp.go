@@ -3,12 +3,10 @@ package netstack
 import (
 	"fmt"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -51,7 +49,7 @@ func (s *Stack) installUDP(h flow.Handler) {
 		maxFlows:    l.UDPFlows,
 		maxPending:  l.HalfOpenUDP,
 		idle:        udpIdle(l),
-		send:        func(key datagramKey, p []byte) error { return s.sendUDP(key.dst, key.src, p) },
+		send:        func(key datagramKey, datagrams [][]byte) (int, error) { return s.sendUDPs(key.dst, key.src, datagrams) },
 		unreachable: s.rejectUDP,
 		spawn:       s.spawn,
 		counters:    s.counters,
@@ -63,6 +61,7 @@ func (s *Stack) installUDP(h flow.Handler) {
 			refused: countUDPRefused,
 		},
 	})
+	s.link.burst = newUDPBurst(d.table)
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, d.receive)
 }
 
@@ -108,6 +107,7 @@ func (d *udpDoor) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 		if payload == nil {
 			payload = buffer.NewView(0) // an empty datagram is one, too
 		}
+		s.link.burst.flush() // what came before it goes before it
 		d.quote = appendQuote(d.quote[:0], pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice(), payload.AsSlice())
 		d.table.deliver(key, payload, d.quote)
 	}
@@ -158,61 +158,6 @@ func (s *Stack) rejectUDP(reason flow.Reason, quote []byte) {
 	default:
 		s.sendUnreachable(unreachablePort, quote)
 	}
-}
-
-// sendUDP sends one datagram into the sandbox, in fragments when it is larger than the MTU. The error wraps EMSGSIZE for
-// one that is larger than UDP allows and ENOBUFS or EAGAIN for one that the device has no room for.
-func (s *Stack) sendUDP(from, to netip.AddrPort, p []byte) error {
-	v4 := to.Addr().Is4()
-	limit, ipHeader := maxUDP6, header.IPv6MinimumSize
-	if v4 {
-		limit, ipHeader = maxUDP4, header.IPv4MinimumSize
-	}
-	if len(p) > limit {
-		return fmt.Errorf("send udp: %w", syscall.EMSGSIZE)
-	}
-	src, dst := tcpip.AddrFromSlice(from.Addr().AsSlice()), tcpip.AddrFromSlice(to.Addr().AsSlice())
-	size := header.UDPMinimumSize + len(p)
-	var buf [header.IPv6MinimumSize + header.UDPMinimumSize]byte
-	h := header.UDP(buf[ipHeader:][:header.UDPMinimumSize])
-	h.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: uint16(size)})
-	h.SetChecksum(udpChecksum(h, src, dst, p))
-
-	if ipHeader+size > int(s.link.MTU()) {
-		return s.sendTransport(from.Addr(), to.Addr(), udp.ProtocolNumber, h, p)
-	}
-	// Most datagrams fit, and go to the device without another copy.
-	if v4 {
-		ip := header.IPv4(buf[:ipHeader])
-		ip.Encode(&header.IPv4Fields{
-			TotalLength: uint16(ipHeader + size),
-			Flags:       header.IPv4FlagDontFragment, // so no ID is needed (RFC 6864 section 4.1)
-			TTL:         defaultTTL,
-			Protocol:    uint8(udp.ProtocolNumber),
-			SrcAddr:     src,
-			DstAddr:     dst,
-		})
-		ip.SetChecksum(^ip.CalculateChecksum())
-	} else {
-		header.IPv6(buf[:ipHeader]).Encode(&header.IPv6Fields{
-			PayloadLength:     uint16(size),
-			TransportProtocol: udp.ProtocolNumber,
-			HopLimit:          defaultTTL,
-			SrcAddr:           src,
-			DstAddr:           dst,
-		})
-	}
-	return s.inject(networkProtocol(to.Addr()), buf[:ipHeader+header.UDPMinimumSize], p)
-}
-
-// udpChecksum is the checksum of a datagram whose header is complete but for it.
-func udpChecksum(h header.UDP, src, dst tcpip.Address, p []byte) uint16 {
-	sum := header.PseudoHeaderChecksum(udp.ProtocolNumber, src, dst, uint16(len(h)+len(p)))
-	sum = ^h.CalculateChecksum(checksum.Combine(sum, checksum.Checksum(p, 0)))
-	if sum == 0 {
-		return 0xffff // 0 says that there is none (RFC 768)
-	}
-	return sum
 }
 
 // sendTransport sends a packet, whose transport header is complete, from any address by way of gVisor, which cuts it in

@@ -47,6 +47,8 @@ func makeTap(spec Spec) (int, LinkInfo, error) {
 		return fail("set persistent", err)
 	}
 	// Without offload everything works, slower: the one thing that may be missing.
-	info.TSO = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6) == nil
+	const tso, uso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6, unix.TUN_F_USO4 | unix.TUN_F_USO6 // USO is of Linux 6.2
+	info.USO = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|uso) == nil
+	info.TSO = info.USO || unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso) == nil
 	return fd, info, nil
 }
