@@ -8,12 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-dev/weir/internal/playground"
 )
@@ -85,11 +89,12 @@ type Bench struct {
 
 // Open starts the server and one client in every subject. The process must be in a playground; dir is a directory for the
 // run's files, empty and short, as sockets are made in it. When ctx ends, everything that runs is killed and Measure
-// returns. The caller closes the Bench.
+// returns. The caller closes the Bench, and starts no other processes until then: the process adopts what its subjects
+// leave behind, and Close ends every child.
 func Open(ctx context.Context, config Config, dir string) (*Bench, error) {
 	b := &Bench{config: config, dir: dir, live: map[*running]bool{}}
 	b.result = &Result{Machine: describeMachine(config), Rounds: config.Rounds}
-	err := errors.Join(widenPorts(), b.prepare())
+	err := errors.Join(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), widenPorts(), b.prepare())
 	if err == nil {
 		err = b.startServer()
 	}
@@ -182,26 +187,30 @@ func (b *Bench) startServer() error {
 
 // Close ends everything that still runs.
 func (b *Bench) Close() {
-	b.killAll()
+	for _, r := range b.alive() {
+		r.end()
+	}
 	b.running = nil
 	if b.stop != nil {
 		b.stop.Close()
 		b.server.Wait()
 		b.stop = nil
 	}
+	reapRest()
 }
 
-// killAll ends every subject that is alive by force.
+// killAll ends every subject by force, from any goroutine.
 func (b *Bench) killAll() {
-	b.mu.Lock()
-	var list []*running
-	for r := range b.live {
-		list = append(list, r)
-	}
-	b.mu.Unlock()
-	for _, r := range list {
+	for _, r := range b.alive() {
 		r.kill()
 	}
+}
+
+// alive are the subjects that have not ended.
+func (b *Bench) alive() []*running {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.live))
 }
 
 // notef keeps a note for the result.

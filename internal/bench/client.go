@@ -38,14 +38,20 @@ const crrMost = 6000
 // client is the program inside a subject.
 type client struct {
 	held  []net.Conn
+	flows atomic.Int64      // that dial has opened
 	free  sync.Pool         // of transfer buffers
 	addrs map[string]string // of names that were looked up
 }
 
-// clientMain obeys until its orders end.
-func clientMain([]string) error {
-	c := &client{addrs: map[string]string{}, free: sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}}
-	dec, enc := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+func newClient() *client {
+	return &client{addrs: map[string]string{}, free: sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}}
+}
+
+func clientMain([]string) error { return newClient().serve(os.Stdin, os.Stdout) }
+
+// serve obeys until its orders end.
+func (c *client) serve(orders io.Reader, answers io.Writer) error {
+	dec, enc := json.NewDecoder(orders), json.NewEncoder(answers)
 	for {
 		var o order
 		if err := dec.Decode(&o); err != nil {
@@ -58,7 +64,7 @@ func clientMain([]string) error {
 		if o.Target, err = c.resolve(o.Target); err == nil {
 			a, err = c.obey(o)
 		}
-		a.Flows = int(flows.Load())
+		a.Flows = int(c.flows.Load())
 		if err != nil {
 			a.Error = err.Error()
 		}
@@ -97,13 +103,13 @@ func (c *client) obey(o order) (answer, error) {
 	case "down":
 		return transfer(o, c.down)
 	case "rr":
-		return roundTrips(o)
+		return c.roundTrips(o)
 	case "crr":
-		return connections(o)
+		return c.connections(o)
 	case "udp-up":
-		return floodUp(o)
+		return c.floodUp(o)
 	case "udp-down":
-		return floodDown(o)
+		return c.floodDown(o)
 	case "idle":
 		return c.hold(o)
 	case "release":
@@ -150,23 +156,20 @@ func each(n int, f func() error) error {
 	return first
 }
 
-// flows counts what dial has opened.
-var flows atomic.Int64
-
 // patience is how long anything may take beyond its time: a subject that hangs must not hang the run.
 const patience = 5 * time.Second
 
-func dial(o order, network string) (net.Conn, error) {
+func (c *client) dial(o order, network string) (net.Conn, error) {
 	conn, err := net.DialTimeout(network, o.Target, patience)
 	if err != nil {
 		return nil, err
 	}
-	flows.Add(1)
+	c.flows.Add(1)
 	return conn, conn.SetDeadline(time.Now().Add(o.For + patience))
 }
 
-func begin(o order, op byte, arg uint64) (net.Conn, error) {
-	conn, err := dial(o, "tcp")
+func (c *client) begin(o order, op byte, arg uint64) (net.Conn, error) {
+	conn, err := c.dial(o, "tcp")
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +195,7 @@ func transfer(o order, move func(order) (int64, error)) (answer, error) {
 
 // up returns what the server has received.
 func (c *client) up(o order) (int64, error) {
-	conn, err := begin(o, opSink, 0)
+	conn, err := c.begin(o, opSink, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -213,7 +216,7 @@ func (c *client) up(o order) (int64, error) {
 
 // down returns what the client has received.
 func (c *client) down(o order) (n int64, err error) {
-	conn, err := begin(o, opSource, uint64(o.For))
+	conn, err := c.begin(o, opSource, uint64(o.For))
 	if err != nil {
 		return 0, err
 	}

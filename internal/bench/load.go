@@ -15,11 +15,11 @@ import (
 )
 
 // roundTrips measures requests and responses per second and how long each took.
-func roundTrips(o order) (answer, error) {
+func (c *client) roundTrips(o order) (answer, error) {
 	var mu sync.Mutex
 	var all []time.Duration
 	err := each(o.Streams, func() error {
-		conn, err := begin(o, opEcho, 0)
+		conn, err := c.begin(o, opEcho, 0)
 		if err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func quantiles(all []time.Duration) (a answer) {
 }
 
 // connections measures connect, request, response, close per second.
-func connections(o order) (answer, error) {
+func (c *client) connections(o order) (answer, error) {
 	var mu sync.Mutex
 	var all []time.Duration
 	var left atomic.Int64
@@ -72,7 +72,7 @@ func connections(o order) (answer, error) {
 		first := append(head(opEcho, 0), make([]byte, messageSize)...)
 		for end := start.Add(o.For); time.Now().Before(end) && left.Add(-1) >= 0; {
 			began := time.Now()
-			conn, err := dial(o, "tcp")
+			conn, err := c.dial(o, "tcp")
 			if err != nil {
 				return err
 			}
@@ -97,8 +97,8 @@ func connections(o order) (answer, error) {
 }
 
 // floodUp sends datagrams as fast as it can and counts those that the server got, per second.
-func floodUp(o order) (answer, error) {
-	conn, err := dial(o, "udp")
+func (c *client) floodUp(o order) (answer, error) {
+	conn, err := c.dial(o, "udp")
 	if err != nil {
 		return answer{}, err
 	}
@@ -110,7 +110,7 @@ func floodUp(o order) (answer, error) {
 		conn.Write(b) // a full queue is part of what is measured
 	}
 	time.Sleep(settle)
-	ask, err := begin(o, opReceived, id)
+	ask, err := c.begin(o, opReceived, id)
 	if err != nil {
 		return answer{}, err
 	}
@@ -124,8 +124,8 @@ func floodUp(o order) (answer, error) {
 }
 
 // floodDown has the server send and counts what arrives, per second.
-func floodDown(o order) (answer, error) {
-	conn, err := dial(o, "udp")
+func (c *client) floodDown(o order) (answer, error) {
+	conn, err := c.dial(o, "udp")
 	if err != nil {
 		return answer{}, err
 	}
@@ -170,7 +170,7 @@ func (c *client) hold(o order) (answer, error) {
 	left.Store(int64(o.Streams))
 	err := each(16, func() error {
 		for left.Add(-1) >= 0 {
-			conn, err := begin(o, opEcho, 0)
+			conn, err := c.begin(o, opEcho, 0)
 			if err != nil {
 				return err
 			}

@@ -47,13 +47,19 @@ func (b *Bench) Measure(ctx context.Context) (*Result, error) {
 			b.dropEnded(ctx)
 		}
 		b.measureStarts(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 	}
 	for _, r := range b.running {
 		b.measurePeak(r, Row{Metric: "rss_peak"})
 	}
 	if b.wanted("rss_per_flow") {
 		for range b.config.Rounds {
-			for _, r := range slices.Clone(b.running) {
+			for _, r := range b.running {
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
 				b.step("memory of idle flows, " + r.Label())
 				if err := b.measureIdle(ctx, r.Subject); err != nil && ctx.Err() == nil {
 					b.notef("%s, idle flows: %v", r.Label(), err)
@@ -152,6 +158,9 @@ func (b *Bench) measureStarts(ctx context.Context) {
 	}
 	for _, r := range b.running {
 		b.step("start of true, " + r.Label())
+		if ctx.Err() != nil {
+			return
+		}
 	}
 	failed := map[*running]bool{}
 	for range b.config.Starts {

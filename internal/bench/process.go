@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // clientName is the name under which this binary runs inside; the kernel cuts it at 15 bytes.
@@ -21,18 +23,23 @@ const clockTick = 10 * time.Millisecond
 // process is a line of /proc.
 type process struct {
 	pid, parent int
+	group       int // the process group
 	name        string
 	rss, peak   int64 // resident bytes, now and at most
 	file        int64 // of them, pages of files
 	cpu         time.Duration
 }
 
-// processes returns those of a subject: what was started, and everything below it.
+// processes returns those of a subject: what was started with its process group, and everything below that.
 func (r *running) processes() []process {
-	table := processTable()
+	return below(processTable(), pidOf(r.program), pidOf(r.helper))
+}
+
+// below picks the processes of the groups and all their descendants.
+func below(table []process, groups ...int) []process {
 	mine := map[int]bool{}
-	for _, root := range []int{pidOf(r.program), pidOf(r.helper)} {
-		mine[root] = root != 0
+	for _, p := range table {
+		mine[p.pid] = p.group != 0 && slices.Contains(groups, p.group)
 	}
 	for grown := true; grown; { // parents may come after their children
 		grown = false
@@ -43,6 +50,22 @@ func (r *running) processes() []process {
 		}
 	}
 	return slices.DeleteFunc(table, func(p process) bool { return !mine[p.pid] })
+}
+
+// reapRest ends what has outlived its subject and been adopted, and collects what they leave.
+func reapRest() {
+	self := os.Getpid()
+	for range 100 {
+		left := slices.DeleteFunc(processTable(), func(p process) bool { return p.parent != self })
+		for _, p := range left {
+			unix.Kill(p.pid, unix.SIGKILL)
+			unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
+		}
+		if len(left) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // carriers are the processes that carry the traffic: all but the client.
@@ -117,7 +140,8 @@ func parseProcess(pid int, status, stat string) process {
 		}
 	}
 	if at := strings.LastIndex(stat, ") "); at >= 0 { // the name before it may hold anything
-		if f := strings.Fields(stat[at+2:]); len(f) > 12 { // utime and stime are fields 14 and 15
+		if f := strings.Fields(stat[at+2:]); len(f) > 12 { // the group is field 5, utime and stime are 14 and 15
+			p.group, _ = strconv.Atoi(f[2])
 			user, _ := strconv.Atoi(f[11])
 			system, _ := strconv.Atoi(f[12])
 			p.cpu = time.Duration(user+system) * clockTick

@@ -75,6 +75,7 @@ func (r *running) connect(stdin, stdout *os.File) {
 		"PATH="+filepath.Join(b.dir, mapperDir)+":"+os.Getenv("PATH"))
 	r.program.Dir = b.dir
 	r.program.Stderr = &r.stderr
+	r.program.WaitDelay = time.Second // what outlives the program holds its stderr
 	if r.program.SysProcAttr == nil {
 		r.program.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -114,6 +115,8 @@ func (r *running) startSlirp(stdin, stdout *os.File, program []string) error {
 	r.helper = exec.Command("slirp4netns", "--configure", "--ready-fd=3", "--exit-fd=4", fmt.Sprint(r.program.Process.Pid), "tap0")
 	r.helper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.helper.ExtraFiles = []*os.File{tell, end}
+	r.helper.Stderr = &r.stderr
+	r.helper.WaitDelay = time.Second
 	if err := playground.Start(r.helper); err != nil {
 		r.helper = nil
 		r.program.Process.Kill()
@@ -213,6 +216,10 @@ func readAnswer(in *bufio.Reader) (answer, error) {
 func (r *running) wait() error {
 	r.ended.Do(func() {
 		r.err = r.program.Wait()
+		r.bench.mu.Lock()
+		delete(r.bench.live, r)
+		r.bench.mu.Unlock()
+		unix.Kill(-r.program.Process.Pid, unix.SIGKILL) // what outlives it
 		if r.helper != nil {
 			r.exit.Close()
 			r.helper.Wait()
@@ -220,9 +227,6 @@ func (r *running) wait() error {
 		for _, f := range []*os.File{r.stdin, r.out} {
 			f.Close() // nil is no harm
 		}
-		r.bench.mu.Lock()
-		delete(r.bench.live, r)
-		r.bench.mu.Unlock()
 	})
 	if r.err != nil {
 		return fmt.Errorf("%w: %s", r.err, r.stderr.String())

@@ -42,6 +42,7 @@ func head(op byte, arg uint64) []byte {
 
 // server answers on one port, TCP and UDP.
 type server struct {
+	tcp net.Listener
 	udp *net.UDPConn
 
 	mu     sync.Mutex
@@ -56,26 +57,45 @@ type flood struct {
 
 // serverMain listens on a free port of 127.0.0.1, prints it, and serves until stdin ends.
 func serverMain([]string) error {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	s, err := listen()
 	if err != nil {
 		return err
 	}
-	udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(ln.Addr().String())))
-	if err != nil {
-		return err
-	}
-	udp.SetReadBuffer(socketBuffer)
-	s := &server{udp: udp, floods: map[uint64]*flood{}}
-	go s.serveUDP()
-	go s.serveTCP(ln)
-	fmt.Println(ln.Addr().(*net.TCPAddr).Port)
+	fmt.Println(s.port())
 	io.Copy(io.Discard, os.Stdin)
+	s.close()
 	return nil
 }
 
-func (s *server) serveTCP(ln net.Listener) {
+// listen starts a server.
+func listen() (*server, error) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(ln.Addr().String())))
+	if err != nil {
+		ln.Close()
+		return nil, err
+	}
+	udp.SetReadBuffer(socketBuffer)
+	s := &server{tcp: ln, udp: udp, floods: map[uint64]*flood{}}
+	go s.serveUDP()
+	go s.serveTCP()
+	return s, nil
+}
+
+func (s *server) port() int { return s.tcp.Addr().(*net.TCPAddr).Port }
+
+// close ends the listeners; connections end with their clients.
+func (s *server) close() {
+	s.tcp.Close()
+	s.udp.Close()
+}
+
+func (s *server) serveTCP() {
 	for {
-		c, err := ln.Accept()
+		c, err := s.tcp.Accept()
 		if err != nil {
 			return
 		}
