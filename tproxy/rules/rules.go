@@ -177,11 +177,13 @@ func (c Inside) tproxy(f family) []expr.Any {
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
 
 // drop says the packet to the log group and drops it.
-func (c Inside) drop(name string) []expr.Any {
+func (c Inside) drop(name string) []expr.Any { return dropAs(c.LogGroup, name) }
+
+func dropAs(group uint16, name string) []expr.Any {
 	return []expr.Any{
 		&expr.Log{
 			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_SNAPLEN,
-			Group: c.LogGroup, Snaplen: logBytes, Data: []byte(name),
+			Group: group, Snaplen: logBytes, Data: []byte(name),
 		},
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}

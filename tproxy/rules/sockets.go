@@ -27,8 +27,9 @@ const MaxPool = 32
 
 // Socket is one descriptor of the sandbox's namespace. It is non-blocking and close-on-exec, and the caller's.
 type Socket struct {
-	Kind string
-	FD   int
+	Kind  string
+	FD    int
+	Queue uint16 // the number of a KindQueue that [Host] has opened
 }
 
 // Open sets the namespace of the calling thread up and returns the sockets that the door needs. It needs CAP_NET_ADMIN
@@ -60,14 +61,14 @@ func (c Inside) Open() (list []Socket, err error) {
 			if err != nil {
 				return list, fmt.Errorf("open %s socket at %s: %w", s.kind, f.gateway, err)
 			}
-			list = append(list, Socket{s.kind, fd})
+			list = append(list, Socket{Kind: s.kind, FD: fd})
 		}
 	}
 	fd, err := c.listenLog()
 	if err != nil {
 		return list, fmt.Errorf("listen for dropped packets: %w", err)
 	}
-	list = append(list, Socket{KindLog, fd})
+	list = append(list, Socket{Kind: KindLog, FD: fd})
 	if err := c.install(); err != nil {
 		return list, err
 	}
@@ -88,7 +89,7 @@ func (c Inside) openQueue(list []Socket) ([]Socket, error) {
 		unix.Close(fd)
 		return list, err
 	}
-	return append(list, Socket{KindQueue, fd}), nil
+	return append(list, Socket{Kind: KindQueue, FD: fd}), nil
 }
 
 func socketAt(at netip.AddrPort, kind, protocol int) (int, unix.Sockaddr, error) {
