@@ -74,6 +74,9 @@ type Config struct {
 	// Socket opens a UDP socket in the sandbox's namespace, non-blocking, close-on-exec, with SO_REUSEADDR. The caller owns the descriptor. Required.
 	Socket func(ipv6 bool) (fd int, err error)
 
+	// Verdict has somebody give the verdict on a held SYN who may; nil: this process may itself.
+	Verdict func(id uint32, accept bool)
+
 	Limits Limits
 
 	// Log gets what goes wrong inside the door; nil is silence.
@@ -139,7 +142,7 @@ func (d *Door) open() error {
 		return err
 	}
 	if f := d.cfg.Files[rules.KindQueue]; len(f) > 0 {
-		d.queue = &synQueue{file: f[0]}
+		d.queue = &synQueue{file: f[0], verdict: d.cfg.Verdict}
 	}
 	if f := d.cfg.Files[rules.KindLog]; len(f) > 0 {
 		d.drops = &dropLog{file: f[0], counters: &d.counters}

@@ -14,7 +14,8 @@ import (
 
 // synQueue is the kernel's queue of held SYNs.
 type synQueue struct {
-	file *os.File
+	file    *os.File
+	verdict func(id uint32, accept bool) // nil: this process may give verdicts itself
 }
 
 // heldSYN is one of them.
@@ -61,6 +62,20 @@ func (q *synQueue) receive(take func(heldSYN)) error {
 
 // decide gives the verdict on a held packet. One for a packet that is gone does no harm.
 func (q *synQueue) decide(s heldSYN, verdict uint32) {
+	if q.verdict != nil {
+		q.verdict(s.id, verdict == verdictAccept)
+		return
+	}
+	GiveVerdict(q.file, s.queue, s.id, verdict == verdictAccept)
+}
+
+// GiveVerdict lets the packet id of an NFQUEUE go on, or drops it. It needs CAP_NET_ADMIN over the network namespace of the
+// socket that is bound to the queue.
+func GiveVerdict(socket *os.File, queue uint16, id uint32, accept bool) {
+	verdict := uint32(verdictDrop)
+	if accept {
+		verdict = verdictAccept
+	}
 	order := binary.NativeEndian
 	m := make([]byte, 0, 32)
 	m = order.AppendUint32(m, 32)
@@ -68,12 +83,12 @@ func (q *synQueue) decide(s heldSYN, verdict uint32) {
 	m = order.AppendUint16(m, unix.NLM_F_REQUEST)
 	m = append(m, 0, 0, 0, 0, 0, 0, 0, 0) // sequence, port
 	m = append(m, unix.AF_UNSPEC, 0)
-	m = binary.BigEndian.AppendUint16(m, s.queue)
+	m = binary.BigEndian.AppendUint16(m, queue)
 	m = order.AppendUint16(m, 12)
 	m = order.AppendUint16(m, nfqaVerdictHdr)
 	m = binary.BigEndian.AppendUint32(m, verdict)
-	m = binary.BigEndian.AppendUint32(m, s.id)
-	raw, err := q.file.SyscallConn()
+	m = binary.BigEndian.AppendUint32(m, id)
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return // closed, and with it every held packet is dropped
 	}

@@ -68,15 +68,19 @@ func (u *unreachable) refuseTCP(s heldSYN, why flow.Reason) {
 }
 
 // inject puts a packet with its IP header before the program's kernel.
-func (u *unreachable) inject(to netip.Addr, packet []byte) {
+func (u *unreachable) inject(to netip.Addr, packet []byte) (err error) {
 	raw := u.v6
 	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.As16()}
 	if to.Is4() {
 		raw, sa = u.v4, &unix.SockaddrInet4{Addr: to.As4()}
 	}
-	if raw != nil {
-		raw.Control(func(fd uintptr) { unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT, sa) })
+	if raw == nil {
+		return unix.EAFNOSUPPORT
 	}
+	if closed := raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT, sa) }); closed != nil {
+		return closed
+	}
+	return err
 }
 
 // code4 and code6 are the codes of type 3 and of type 1.
