@@ -5,6 +5,7 @@ package lockdown
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,9 @@ import (
 // lastCap is beyond every capability that any kernel knows.
 const lastCap = 63
 
-// dropCapabilities empties all sets of all threads. An ordinary user's are empty already.
-func dropCapabilities() error {
+// dropCapabilities empties all sets of all threads, but for those in keep, a set of the first 32 capabilities, that they
+// have. An ordinary user's are empty already.
+func dropCapabilities(keep uint32) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData
 	if err := unix.Capget(&header, &sets[0]); err != nil {
@@ -24,7 +26,8 @@ func dropCapabilities() error {
 		return nil
 	}
 	// Ambient capabilities go with those that are permitted.
-	sets = [2]unix.CapUserData{}
+	keep &= sets[0].Permitted
+	sets = [2]unix.CapUserData{{Effective: keep, Permitted: keep}}
 	err := onAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets[0])), 0)
 	runtime.KeepAlive(&header)
 	runtime.KeepAlive(&sets)
@@ -37,8 +40,14 @@ func dropCapabilities() error {
 // BequeathNothing empties the bounding set of the calling thread: what it executes has no capabilities, be it root. The
 // goroutine must be locked to its thread and must not give it back. Where the thread may not do this, as an ordinary user's
 // may not, nothing is done: no_new_privs and [DataPath] see to the rest.
-func BequeathNothing() error {
+func BequeathNothing() error { return BequeathOnly() }
+
+// BequeathOnly is BequeathNothing but for some capabilities.
+func BequeathOnly(keep ...uintptr) error {
 	for c := uintptr(0); c <= lastCap; c++ {
+		if slices.Contains(keep, c) {
+			continue
+		}
 		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err {
 		case nil:
 		case unix.EPERM, unix.EINVAL: // no right to; the kernel knows no more

@@ -19,7 +19,23 @@ var ErrNoSeccomp = errors.New("system call filters cannot be installed")
 // DataPath locks the whole process down for the rest of its life and returns what holds: "seccomp" and, where the kernel
 // has it, "landlock:N" with N the version of Landlock's ABI that is in force. The files and sockets that are open stay
 // usable. On an error the process is locked in part and must not go on.
-func DataPath() (held []string, err error) {
+func DataPath() (held []string, err error) { return dataPath(0) }
+
+// HostDataPath is DataPath for the data path of a container on the host: it keeps [HostCapabilities], and with them may mark
+// its sockets and have them send from the addresses and ports that a container has sent to. Raw sockets are refused all the
+// same.
+func HostDataPath() (held []string, err error) {
+	keep := uint32(0)
+	for _, c := range HostCapabilities() {
+		keep |= 1 << c
+	}
+	return dataPath(keep, [2]uint64{unix.SOL_SOCKET, unix.SO_MARK})
+}
+
+// HostCapabilities are what the data path of a container on the host keeps.
+func HostCapabilities() []uintptr { return []uintptr{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE} }
+
+func dataPath(keep uint32, options ...[2]uint64) (held []string, err error) {
 	if err := openLater(); err != nil {
 		return nil, err
 	}
@@ -37,10 +53,10 @@ func DataPath() (held []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := dropCapabilities(keep); err != nil {
 		return nil, err
 	}
-	if err := load(info, dataPathPolicy(info, unix.Getpid())); err != nil {
+	if err := load(info, dataPathPolicy(info, unix.Getpid(), options...)); err != nil {
 		return nil, err
 	}
 	held = []string{"seccomp"}

@@ -46,10 +46,10 @@ const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUT
 // prSetVMA is PR_SET_VMA of prctl(2): the runtime names its mappings.
 const prSetVMA = 0x53564d41
 
-// dataPathPolicy is the filter of the data path with process id pid.
-func dataPathPolicy(info *arch.Info, pid int) seccomp.Policy {
+// dataPathPolicy is the filter of the data path with process id pid, which may set these socket options beside its own.
+func dataPathPolicy(info *arch.Info, pid int, options ...[2]uint64) seccomp.Policy {
 	return seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
-		{Action: seccomp.ActionAllow, Names: known(info, slices.Concat(dataPathCalls, languageCalls())...), NamesWithCondtions: argumentCalls(uint64(pid))},
+		{Action: seccomp.ActionAllow, Names: known(info, slices.Concat(dataPathCalls, languageCalls())...), NamesWithCondtions: argumentCalls(uint64(pid), options)},
 		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
 		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
 	}}
@@ -65,7 +65,7 @@ func launcherPolicy(info *arch.Info) seccomp.Policy {
 }
 
 // argumentCalls are the calls that depend on what they ask for.
-func argumentCalls(pid uint64) []seccomp.NameWithConditions {
+func argumentCalls(pid uint64, options [][2]uint64) []seccomp.NameWithConditions {
 	calls := []seccomp.NameWithConditions{
 		where("mmap", without(2, unix.PROT_EXEC)),
 		where("mprotect", without(2, unix.PROT_EXEC)),
@@ -79,7 +79,7 @@ func argumentCalls(pid uint64) []seccomp.NameWithConditions {
 	for _, command := range []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD, unix.F_SETPIPE_SZ} {
 		calls = append(calls, where("fcntl", equal(1, command)))
 	}
-	return append(append(calls, socketCalls()...), optionCalls()...)
+	return append(append(calls, socketCalls()...), optionCalls(options)...)
 }
 
 // socketCalls are the sockets that may be made: to other hosts, and the one that lists this host's addresses.
@@ -103,14 +103,14 @@ func socketCalls() (calls []seccomp.NameWithConditions) {
 }
 
 // optionCalls are the socket options that we, and net for us, set and ask for.
-func optionCalls() (calls []seccomp.NameWithConditions) {
-	for _, o := range [][2]uint64{
+func optionCalls(more [][2]uint64) (calls []seccomp.NameWithConditions) {
+	for _, o := range append([][2]uint64{
 		{unix.SOL_SOCKET, unix.SO_BROADCAST}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}, {unix.SOL_SOCKET, unix.SO_LINGER}, {unix.SOL_SOCKET, unix.SO_REUSEADDR},
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
 		{unix.IPPROTO_UDP, unix.UDP_GRO},
 		{unix.IPPROTO_IP, unix.IP_RECVERR}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY},
 		{unix.IPPROTO_IP, unix.IP_TRANSPARENT}, {unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT}, // in the sandbox's namespace, whose owner we are
-	} {
+	}, more...) {
 		calls = append(calls, where("setsockopt", equal(1, o[0]), equal(2, o[1])))
 	}
 	return append(calls, where("getsockopt", equal(1, unix.SOL_SOCKET)), where("getsockopt", equal(1, unix.IPPROTO_UDP), equal(2, unix.UDP_SEGMENT)))
