@@ -58,6 +58,9 @@ func (h *Host) Counters() map[string]uint64 {
 // stub inside.
 func (h *Host) Search() []string { return slices.Clone(h.config().search) }
 
+// Servers returns the host's nameservers, in their order.
+func (h *Host) Servers() []netip.Addr { return slices.Clone(h.config().servers) }
+
 // Options returns the resolv.conf options that a stub inside the sandbox has to follow as well, such as "ndots:2".
 func (h *Host) Options() []string { return slices.Clone(h.config().options) }
 
