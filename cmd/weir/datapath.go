@@ -15,6 +15,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/internal/guard"
@@ -43,6 +44,9 @@ type dataPathConfig struct {
 	Known        []string // hosts the app was seen with before
 	Search       []string // search domains inside
 	Held         []string // what keeps CMD, for the event log
+
+	// Host is set for a container of the host's; nil for a sandbox.
+	Host *hostGuest
 
 	// Files names the descriptors that come along, by position: link, dial, errands, owners, events, host-port:N, publish:N.
 	Files []string
@@ -148,6 +152,9 @@ func (d *dataPath) open(files []*os.File) error {
 	d.app, d.sandbox = d.cfg.App, d.cfg.Sandbox
 	d.log = newLogger(os.Stderr, d.cfg.LogLevel)
 	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
+	if d.cfg.Host != nil {
+		d.ui.about = d.cfg.App
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openDoors, d.openResolver, d.openGate} {
@@ -158,7 +165,11 @@ func (d *dataPath) open(files []*os.File) error {
 	if err := d.serve(ctx); err != nil {
 		return err
 	}
-	held, err := lockdown.DataPath()
+	lock := lockdown.DataPath
+	if d.cfg.Host != nil {
+		lock = lockdown.HostDataPath
+	}
+	held, err := lock()
 	if err != nil {
 		return err
 	}
@@ -188,7 +199,10 @@ func (d *dataPath) file(name string) *os.File {
 func (c policyConfig) make(search []string) (*policy.Policy, error) {
 	cfg := policy.Config{
 		Mode: c.Mode, Allow: c.Allow, Deny: c.Deny, App: c.App, Route: c.Route,
-		HostPorts: c.HostPorts, Gateway: []netip.Addr{gateway4, gateway6}, Search: search,
+		HostPorts: c.HostPorts, Search: search,
+	}
+	if !c.OnHost {
+		cfg.Gateway = []netip.Addr{gateway4, gateway6}
 	}
 	if c.File != nil {
 		file, err := policy.ParseFile(c.FileName, c.File)
@@ -215,6 +229,9 @@ func (d *dataPath) openErrands() (err error) {
 
 func (d *dataPath) openPolicy() (err error) {
 	d.policy, err = d.cfg.Policy.make(d.cfg.Search)
+	if err == nil && d.cfg.Host != nil {
+		d.policy.InstallDone() // nobody reads along to know when it is over
+	}
 	return err
 }
 
@@ -245,6 +262,10 @@ func (d *dataPath) openEvents() error {
 
 // openResolver builds the sandbox's DNS.
 func (d *dataPath) openResolver() error {
+	if h := d.cfg.Host; h != nil {
+		d.room.openResolver(h.upstream(d.errands.open), d.cfg.IPv6, nil, d.log)
+		return nil
+	}
 	gateways := []netip.Addr{gateway4}
 	if d.cfg.IPv6 {
 		gateways = append(gateways, gateway6)
@@ -258,13 +279,26 @@ func (d *dataPath) openGate() error {
 	if d.cfg.Quiet {
 		told = nil
 	}
-	d.room.openGate(d.cfg.Door, newDirect(d.cfg.Policy.HostPorts, told))
-	d.gate.HostAlias, d.gate.Process = hostAlias(), d.owners.find
+	out := newDirect(d.cfg.Policy.HostPorts, told)
+	d.room.openGate(d.cfg.Door, out)
+	d.gate.Process = d.owners.find
+	if d.cfg.Host != nil {
+		out.Control = d.cfg.Host.markSockets
+	} else {
+		d.gate.HostAlias = hostAlias()
+	}
 	return nil
 }
 
 // serve starts everything that runs for as long as the sandbox.
 func (d *dataPath) serve(ctx context.Context) error {
+	var handler flow.Handler = d.gate
+	if h := d.cfg.Host; h != nil {
+		handler = fromGuest{d.gate, h.Addrs}
+		if err := d.serveHost(ctx); err != nil {
+			return err
+		}
+	}
 	for i, gateway := range d.dns.Local[hostName] {
 		pc, ln, err := d.listenDNS(i, netip.AddrPortFrom(gateway, 53))
 		if err != nil {
@@ -273,7 +307,7 @@ func (d *dataPath) serve(ctx context.Context) error {
 		go d.mustServe(ctx, "dns", func() error { return d.dns.Serve(ctx, pc, ln) })
 	}
 	for name, door := range d.doors {
-		go d.mustServe(ctx, name, func() error { return door.Serve(ctx, through{d.gate, name}) })
+		go d.mustServe(ctx, name, func() error { return door.Serve(ctx, through{handler, name}) })
 	}
 	go d.trim(ctx)
 	d.drops = newDrops(d.counters, d.emit)

@@ -39,6 +39,9 @@ func (p *plan) checkDoor() error {
 
 // openDoors opens those that the sandbox was built for.
 func (d *dataPath) openDoors() error {
+	if d.cfg.Host != nil {
+		return d.openHost()
+	}
 	if d.cfg.Door != "tproxy" {
 		if err := d.openStack(); err != nil {
 			return err

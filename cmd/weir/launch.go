@@ -128,23 +128,28 @@ func (l *launch) startDataPath() error {
 	}
 	defer remote.Close()
 	l.control = control
+	l.dataPath, err = execDataPath(remote, l.dead)
+	return err
+}
+
+// execDataPath starts the process, with the capabilities in keep and no other. dead is closed when it has ended.
+func execDataPath(control *os.File, dead chan<- struct{}, keep ...uintptr) (*exec.Cmd, error) {
 	if err := keepFiles(); err != nil {
-		return err
+		return nil, err
 	}
-	l.dataPath = &exec.Cmd{
+	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{dataPathName},
 		Env:    []string{"GOTRACEBACK=" + os.Getenv("GOTRACEBACK")},
-		Stderr: os.Stderr, ExtraFiles: []*os.File{remote}, Dir: "/",
+		Stderr: os.Stderr, ExtraFiles: []*os.File{control}, Dir: "/",
 		// A session of its own: ^C on the terminal is for CMD.
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
 	}
 	started := make(chan error)
-	go l.keepDataPath(started)
+	go keepDataPath(cmd, dead, started, keep)
 	if err := <-started; err != nil {
-		l.dataPath = nil
-		return fmt.Errorf("start data path: %w", err)
+		return nil, fmt.Errorf("start data path: %w", err)
 	}
-	return nil
+	return cmd, nil
 }
 
 // keepFiles marks all that weir was started with, but for 0, 1 and 2, as its own: the data path, which is to have no file
@@ -163,17 +168,18 @@ func keepFiles() error {
 }
 
 // keepDataPath starts and reaps the data path. Without it nothing leaves the sandbox any more, so CMD ends with it. The
-// thread has nothing to give to what it executes, not even root's capabilities, and stays for PDEATHSIG, which follows it.
-func (l *launch) keepDataPath(started chan<- error) {
+// thread has nothing to give to what it executes, not even root's capabilities, but for those in keep, and stays for
+// PDEATHSIG, which follows it.
+func keepDataPath(cmd *exec.Cmd, dead chan<- struct{}, started chan<- error, keep []uintptr) {
 	runtime.LockOSThread()
-	err := lockdown.BequeathNothing()
+	err := lockdown.BequeathOnly(keep...)
 	if err == nil {
-		err = l.dataPath.Start()
+		err = cmd.Start()
 	}
 	started <- err
 	if err == nil {
-		l.dataPath.Wait()
-		close(l.dead)
+		cmd.Wait()
+		close(dead)
 	}
 }
 
@@ -182,7 +188,7 @@ func (l *launch) configureDataPath() error {
 	cfg := dataPathConfig{
 		App: l.app, Sandbox: l.id, Command: l.command, Door: l.door, Link: info, IPv6: l.spec.Addr6.IsValid(),
 		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
-		Color: l.ui.color, Known: l.knownHosts(), Search: l.spec.Search,
+		Color: l.ui.color, Known: knownHosts(l.app), Search: l.spec.Search,
 	}
 	for _, wall := range l.box.Held() {
 		cfg.Held = append(cfg.Held, "cmd:"+wall)
@@ -388,7 +394,7 @@ func (l *launch) conclude(status int, rep *dataPathReport) error {
 	if rep.Dropped > 0 {
 		l.ui.warnf("%d events could not be written", rep.Dropped)
 	}
-	if err := l.rememberHosts(rep.NewHosts); err != nil {
+	if err := rememberHosts(l.app, rep.NewHosts); err != nil {
 		l.ui.warnf("%v", err)
 	}
 	if l.learn != "" {

@@ -136,6 +136,7 @@ type policyConfig struct {
 	File        []byte
 	App, Route  string
 	HostPorts   []uint16
+	OnHost      bool // for a container of the host's, which has none of weir's addresses
 
 	install bool // the app has rules for the time of its installation
 }

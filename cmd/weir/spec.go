@@ -227,17 +227,17 @@ func hostHasIPv6() bool {
 }
 
 // firstSeenFile keeps the names that an app has been seen with, one a line.
-func (p *plan) firstSeenFile() (string, error) {
+func firstSeenFile(app string) (string, error) {
 	dir, err := stateDir()
-	return filepath.Join(dir, "first-seen", p.app), err
+	return filepath.Join(dir, "first-seen", app), err
 }
 
 // maxFirstSeen bounds the names that are kept of one app.
 const maxFirstSeen = 10000
 
 // knownHosts returns the names that the app was seen with before.
-func (p *plan) knownHosts() []string {
-	path, err := p.firstSeenFile()
+func knownHosts(app string) []string {
+	path, err := firstSeenFile(app)
 	if err != nil {
 		return nil
 	}
@@ -254,11 +254,11 @@ func (p *plan) knownHosts() []string {
 }
 
 // rememberHosts adds names that were seen for the first time.
-func (p *plan) rememberHosts(hosts []string) error {
+func rememberHosts(app string, hosts []string) error {
 	if len(hosts) == 0 {
 		return nil
 	}
-	path, err := p.firstSeenFile()
+	path, err := firstSeenFile(app)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}

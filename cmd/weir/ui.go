@@ -18,6 +18,7 @@ import (
 type ui struct {
 	w     io.Writer
 	color bool
+	about string // whom the lines are about, where there are several
 }
 
 func newUI(f *os.File) *ui { return &ui{w: f, color: wantsColor(f)} }
@@ -63,6 +64,9 @@ func (u *ui) fix(command string) {
 }
 
 func (u *ui) line(color, text string) {
+	if u.about != "" {
+		text = u.about + ": " + text
+	}
 	text = event.Escape(text)
 	if u.color && color != "" {
 		text = "\x1b[" + color + "m" + text + "\x1b[0m"

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/weir-dev/weir/flow/policy"
+	"github.com/weir-dev/weir/internal/container"
+	"github.com/weir-dev/weir/tproxy/rules"
+)
+
+// restoreEvery is how often the rules are looked at: whoever reloads the host's firewall may have removed them.
+const restoreEvery = time.Second
+
+// hostUp is "weir tproxy up": the launcher of the containers' data paths. It holds the rules and watches who is behind the
+// ports; what containers send is read by their data paths only.
+type hostUp struct {
+	upFlags
+	globals
+	ui  *ui
+	out io.Writer
+
+	text   []byte // of the policy file
+	file   *policy.File
+	log    string // path of the event log
+	target hostTarget
+	lock   *hostLock
+	finder *container.Finder
+	rules  *rules.Host
+
+	mu     sync.Mutex
+	guests map[string]*hostProcess // by port
+	told   map[string]string       // what was said of ports without a guest
+	died   chan *hostProcess
+	ready  bool
+}
+
+// run is the whole of it, in the order of time.
+func (u *hostUp) run() (err error) {
+	u.guests, u.told, u.died = map[string]*hostProcess{}, map[string]string{}, make(chan *hostProcess, 1)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	for _, step := range []func() error{u.checkFlags, u.readPolicy, u.findTarget, u.takeLock} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	defer u.lock.close()
+	if u.finder, err = container.New(); err != nil {
+		return err
+	}
+	defer u.finder.Close()
+	if u.rules, err = rules.OpenHost(u.target.rules()); err != nil {
+		return err
+	}
+	u.warnOfFirewalls()
+	failed, abandoned := u.serve(signals)
+	u.endGuests()
+	if abandoned {
+		return hint(failed, "weir tproxy up again, or weir tproxy down to open the way without weir")
+	}
+	return errors.Join(failed, u.rules.Close())
+}
+
+func (u *hostUp) checkFlags() error {
+	switch {
+	case (u.bridge == "") == (u.netns == ""):
+		return usageError{hint(errors.New("want one of --bridge NAME and --netns PATH"), "weir tproxy up --help")}
+	case !slices.Contains([]string{"", policy.ModeAudit, policy.ModeEnforce}, u.mode):
+		return usageError{fmt.Errorf("--mode %q: want audit or enforce", u.mode)}
+	}
+	path := u.events
+	if path == "" {
+		dir, err := stateDir()
+		if err != nil {
+			return err
+		}
+		path = filepath.Join(dir, "events.jsonl")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("--events %s: %w", u.events, err)
+	}
+	u.log = path
+	return nil
+}
+
+// readPolicy reads the file once, and makes the policy of each app, so that a broken one stops everything before anything
+// is changed.
+func (u *hostUp) readPolicy() error {
+	if u.policyFile == "" {
+		dir, err := xdgDir("XDG_CONFIG_HOME", ".config")
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, "weir", "weir.yaml")
+		if _, err := os.Stat(path); err == nil {
+			u.policyFile = path
+		}
+	}
+	apps := []string{"container"}
+	if u.policyFile != "" {
+		var err error
+		if u.text, err = policy.ReadFile(u.policyFile); err != nil {
+			return err
+		}
+		if u.file, err = policy.ParseFile(u.policyFile, u.text); err != nil {
+			return err
+		}
+		for _, app := range u.file.Apps {
+			apps = append(apps, app.Name)
+		}
+	}
+	for _, app := range apps {
+		c, _ := u.policyOf(app, u.text, u.file)
+		if _, err := c.make(nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *hostUp) takeLock() (err error) {
+	u.lock, err = lockHost(u.target.name())
+	return err
+}
+
+// warnOfFirewalls says which chains of others stand behind the door.
+func (u *hostUp) warnOfFirewalls() {
+	chains, err := rules.InputDrops()
+	if err != nil || len(chains) == 0 {
+		return
+	}
+	m := u.rules.Marks()
+	for _, chain := range chains {
+		u.ui.warnf("nftables chain %s drops what it does not know: it has to accept what weir takes", chain)
+		u.ui.fix(fmt.Sprintf("nft insert rule %s meta mark and %#x == %#x accept", chain, m.Mask, m.Door))
+	}
+}
+
+// serve follows the containers until a signal, weir tproxy down, or a failure. abandoned says that the rules are to stay: the
+// containers must have no other way out because weir failed.
+func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	watching := make(chan error, 1)
+	go func() { watching <- u.target.watch(ctx, u.finder, u.changed) }()
+	tick := time.NewTicker(restoreEvery)
+	defer tick.Stop()
+	defer func() {
+		cancel()
+		<-watching
+	}()
+	for {
+		select {
+		case <-signals:
+			return nil, false
+		case <-u.lock.ended:
+			return nil, false
+		case p := <-u.died:
+			return fmt.Errorf("data path of %s ended: %v: the containers have no way out", p.container, p.cmd.ProcessState), true
+		case err := <-watching:
+			watching <- nil
+			return err, false
+		case <-tick.C:
+			again, err := u.rules.Restore()
+			if err != nil {
+				return fmt.Errorf("put rules back: %w", err), true
+			}
+			if again {
+				u.ui.warnf("somebody has removed rules of weir's: they are back")
+			}
+		}
+	}
+}
+
+// changed makes the guests those that are there now.
+func (u *hostUp) changed(list []container.Container) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	there := map[string]container.Container{}
+	var refused []string
+	for _, c := range list {
+		if c.Err != nil {
+			refused = append(refused, c.Port.Name)
+			u.tell(c)
+			continue
+		}
+		there[c.Port.Name] = c
+	}
+	for port, p := range u.guests {
+		if now, ok := there[port]; !ok || !p.stillFits(now) {
+			u.remove(p)
+		}
+	}
+	if err := u.rules.Refuse(refused); err != nil {
+		u.ui.warnf("refuse ports: %v", err)
+	}
+	for _, c := range list {
+		if c.Err != nil || u.guests[c.Port.Name] != nil {
+			continue
+		}
+		if err := u.add(c); err != nil {
+			u.ui.warnf("%s has no way out: %v", c, err)
+		}
+	}
+	if !u.ready {
+		u.ready = true
+		u.announce()
+	}
+}
+
+// tell says once why a port has no guest.
+func (u *hostUp) tell(c container.Container) {
+	if u.quiet || u.told[c.Port.Name] == c.Err.Error() {
+		return
+	}
+	u.told[c.Port.Name] = c.Err.Error()
+	if errors.Is(c.Err, container.ErrGone) {
+		return // it is about to go from the list, too
+	}
+	u.ui.warnf("nothing is carried from %s", c)
+}
+
+func (u *hostUp) add(c container.Container) error {
+	p, err := u.startGuest(c)
+	if err != nil {
+		return err
+	}
+	u.guests[c.Port.Name] = p
+	delete(u.told, c.Port.Name)
+	if !u.quiet && u.ready {
+		u.ui.sayf("carrying %s as %s", c, c.App())
+	}
+	return nil
+}
+
+// remove shuts the door first.
+func (u *hostUp) remove(p *hostProcess) {
+	if err := u.rules.Remove(p.port()); err != nil {
+		u.ui.warnf("%v", err)
+	}
+	p.end()
+	delete(u.guests, p.port())
+}
+
+// endGuests ends all data paths; the rules stay, so that nothing leaves meanwhile.
+func (u *hostUp) endGuests() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var ending sync.WaitGroup
+	for _, p := range u.guests {
+		ending.Go(p.end)
+	}
+	ending.Wait()
+	clear(u.guests)
+}
+
+// upStatus is what weir tproxy up says when it is up.
+type upStatus struct {
+	Link       string            `json:"link"`
+	Table      string            `json:"table"`
+	RouteTable int               `json:"route_table"`
+	Mark       string            `json:"mark"`
+	HoldsSYN   bool              `json:"holds_syn"`
+	SwitchedTo []string          `json:"switched_off"`
+	Containers []containerStatus `json:"containers"`
+}
+
+type containerStatus struct {
+	App, ID, Runtime, Image, Port string
+	Addresses                     []string
+}
+
+// MarshalJSON writes the names of the contract.
+func (c containerStatus) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]any{"app": c.App, "id": c.ID, "runtime": c.Runtime, "image": c.Image, "port": c.Port, "addresses": c.Addresses})
+}
+
+func (u *hostUp) announce() {
+	s := upStatus{Link: u.target.name(), Table: rules.TableName(u.target.name()), RouteTable: u.rules.RouteTable(),
+		Mark: fmt.Sprintf("%#x/%#x", u.rules.Marks().Door, u.rules.Marks().Mask), HoldsSYN: u.rules.Holds(),
+		SwitchedTo: append([]string{}, u.rules.Changed()...), Containers: []containerStatus{}}
+	for _, p := range u.guests {
+		c := p.container
+		one := containerStatus{App: c.App(), ID: c.ID, Runtime: c.Runtime, Image: c.Image, Port: c.Port.Name, Addresses: []string{}}
+		for _, a := range c.Addresses {
+			one.Addresses = append(one.Addresses, a.String())
+		}
+		s.Containers = append(s.Containers, one)
+	}
+	slices.SortFunc(s.Containers, func(a, b containerStatus) int { return len(a.Port) - len(b.Port) })
+	if u.json {
+		json.NewEncoder(u.out).Encode(s)
+		return
+	}
+	if u.quiet {
+		return
+	}
+	for _, p := range u.guests {
+		u.ui.sayf("carrying %s as %s", p.container, p.container.App())
+	}
+	for _, changed := range s.SwitchedTo {
+		u.ui.warnf("switched net.bridge off, which was %s, until weir tproxy down: rules of others do not see frames on bridges meanwhile", changed)
+	}
+	u.ui.sayf("up on %s: %d containers", s.Link, len(s.Containers))
+}
