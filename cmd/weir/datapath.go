@@ -148,6 +148,7 @@ func newDataPathAnswer(err error) dataPathAnswer {
 
 // open joins the parts, in the order of the packet.
 func (d *dataPath) open(files []*os.File) error {
+	runtime.GOMAXPROCS(processors(d.cfg.Door))
 	d.files = sortFiles(d.cfg.Files, files)
 	d.app, d.sandbox = d.cfg.App, d.cfg.Sandbox
 	d.log = newLogger(os.Stderr, d.cfg.LogLevel)

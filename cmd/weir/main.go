@@ -22,7 +22,6 @@ func main() {
 	case engine.Is():
 		engine.Main()
 	case isDataPath():
-		useProcessors(dataPathProcessors())
 		dataPathMain()
 	case os.Args[0] == probeTProxyName:
 		probeTProxyMain()

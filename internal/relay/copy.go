@@ -13,22 +13,19 @@ const (
 
 	// largeBuffer is what it takes from the pool while the small one keeps being filled.
 	largeBuffer = 64 << 10
-
-	// splicePiece is after how many bytes the kernel's splice loop comes up to be counted.
-	splicePiece = 1 << 20
 )
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
 // carry copies src to dst until the end of src's stream, adding to n as bytes are taken by dst.
 func carry(dst, src net.Conn, n *atomic.Int64) error {
-	_, kernelDst := dst.(*net.TCPConn)
-	_, kernelSrc := src.(*net.TCPConn)
+	to, kernelDst := dst.(*net.TCPConn)
+	from, kernelSrc := src.(*net.TCPConn)
 	writerTo, canWriteTo := src.(io.WriterTo)
 	readerFrom, canReadFrom := dst.(io.ReaderFrom)
 	switch {
 	case kernelDst && kernelSrc:
-		return splice(dst, src, n)
+		return splice(to, from, n)
 	case canWriteTo && !kernelSrc:
 		_, err := writerTo.WriteTo(meteredWriter{dst, n})
 		return err
@@ -37,17 +34,6 @@ func carry(dst, src net.Conn, n *atomic.Int64) error {
 		return err
 	}
 	return copyBuffered(meteredWriter{dst, n}, src)
-}
-
-// splice is io.Copy between two kernel sockets, in pieces so that it can be counted.
-func splice(dst io.Writer, src io.Reader, n *atomic.Int64) error {
-	for {
-		piece, err := io.Copy(dst, &io.LimitedReader{R: src, N: splicePiece})
-		n.Add(piece)
-		if err != nil || piece < splicePiece {
-			return err
-		}
-	}
 }
 
 // copyBuffered is io.Copy with a buffer that is small while little comes.

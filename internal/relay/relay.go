@@ -2,7 +2,7 @@
 //
 // A relay has two halves that know nothing of each other. The downward half (upstream to client) can run while the
 // upward half has not begun: a server that speaks first is not held up by the reading of the client's first bytes.
-// Each half is one io.Copy, so that the connections bring their own fast paths: splice(2) between two *net.TCPConn, and
+// Each half is one copy, to which the connections bring their own fast paths: splice(2) between two *net.TCPConn, and
 // whatever a connection implements as io.WriterTo or io.ReaderFrom. What a half meets is told to the other side as TCP
 // would: an end of stream becomes a half-close, a reset becomes a reset. There is no idle limit.
 //
@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Cause is how a flow ended, in the words of the event log's "close".
@@ -212,6 +213,10 @@ func (r *Relay) reset(why Cause) {
 		return
 	}
 	r.cause = why
+	// Closing a kernel socket waits for what is under way on it, and a half that splices holds on to the one side while it
+	// waits for the other: first both stop waiting.
+	r.client.SetDeadline(time.Unix(1, 0))
+	r.upstream.SetDeadline(time.Unix(1, 0))
 	abort(r.client)
 	if why == Exit && r.upEnded.Load() {
 		r.upstream.Close() // a program that has ended said all this; the kernel goes on delivering it
