@@ -98,24 +98,42 @@ type Gate struct {
 
 // Handle carries one flow from its arrival to its end.
 func (g *Gate) Handle(ctx context.Context, a Arrival) {
+	if a.Network == "tcp" {
+		ended := make(chan struct{})
+		g.Open(ctx, a, func() { close(ended) })
+		<-ended
+		return
+	}
+	ctx, f := g.enter(ctx, a)
+	if f == nil {
+		return
+	}
+	defer f.leave()
+	f.datagrams(ctx)
+}
+
+// enter counts and registers a flow, and returns its context. It returns nil for a flow too many, which is refused.
+func (g *Gate) enter(ctx context.Context, a Arrival) (context.Context, *visit) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	f := g.newFlow(a)
+	f.cancel = cancel
 	if g.flows.Add(1) > int64(positive(g.MaxFlows, DefaultMaxFlows)) {
 		g.flows.Add(-1)
 		f.refuse(policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:flows"})
-		return
+		cancel(nil)
+		return nil, nil
 	}
-	defer g.flows.Add(-1)
-	g.live.add(f, cancel)
-	defer g.live.remove(f)
-	defer g.Names.Hold(f.dst.Addr())()
+	g.live.add(f)
+	f.forget = g.Names.Hold(f.dst.Addr())
+	return ctx, f
+}
 
-	if a.Network == "tcp" {
-		f.stream(ctx)
-	} else {
-		f.datagrams(ctx)
-	}
+// leave is the end of what enter began.
+func (f *visit) leave() {
+	f.forget()
+	f.live.remove(f)
+	f.flows.Add(-1)
+	f.cancel(nil)
 }
 
 // Drain waits until no flow has bytes of the sandbox left to send, or ctx ends. It is for the moment when the program

@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"context"
 	"sync"
 
 	"github.com/weir-dev/weir/flow/policy"
@@ -10,16 +9,16 @@ import (
 // live are the flows that are open, for [Gate.Recheck].
 type live struct {
 	mu    sync.Mutex
-	flows map[*visit]context.CancelCauseFunc
+	flows map[*visit]struct{}
 }
 
-func (l *live) add(f *visit, cancel context.CancelCauseFunc) {
+func (l *live) add(f *visit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.flows == nil {
-		l.flows = make(map[*visit]context.CancelCauseFunc)
+		l.flows = make(map[*visit]struct{})
 	}
-	l.flows[f] = cancel
+	l.flows[f] = struct{}{}
 }
 
 func (l *live) remove(f *visit) {
@@ -33,14 +32,14 @@ func (l *live) remove(f *visit) {
 func (g *Gate) Recheck() {
 	g.live.mu.Lock()
 	defer g.live.mu.Unlock()
-	for f, cancel := range g.live.flows {
+	for f := range g.live.flows {
 		q := f.question.Load()
 		if q == nil {
 			continue // not judged yet: it will be, by the policy as it is now
 		}
 		if d := g.Policy.Decide(*q); d.Verdict == policy.Deny {
 			f.revoked.Store(&d)
-			cancel(errPolicy)
+			f.cancel(errPolicy)
 		}
 	}
 }

@@ -15,22 +15,6 @@ import (
 	"github.com/weir-dev/weir/internal/relay"
 )
 
-// stream carries a TCP flow. To open it takes a deep stack, to carry it a small one, and a goroutine keeps the largest it
-// ever had: the opening has a goroutine of its own, so that an idle flow does not hold what only its beginning needed.
-func (f *visit) stream(ctx context.Context) {
-	opened := make(chan opening)
-	go func() { opened <- f.openStream(ctx) }()
-	o := <-opened
-	if o.relay == nil {
-		f.sent()
-		return
-	}
-	o.relay.Up(o.upward)
-	f.sent()
-	o.held.release()
-	f.ended(ctx, o.relay.Wait())
-}
-
 // sent says that the flow has nothing left to send, for [Gate.Drain].
 func (f *visit) sent() {
 	if f.mayHaveSent {

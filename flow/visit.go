@@ -22,6 +22,10 @@ type visit struct {
 	id    string
 	start time.Time
 
+	// cancel ends the flow; forget lets go of the names of its address. Both are set by enter.
+	cancel context.CancelCauseFunc
+	forget func()
+
 	// dst is where the flow goes: Dst, or the host's loopback where Dst is an alias of it.
 	dst netip.AddrPort
 

@@ -143,24 +143,34 @@ func (d *tcpDoor) done() {
 	d.s.flows.Done()
 }
 
-// serve is the life of one flow, on its own goroutine.
+// serve hands a SYN to the handler. It is called on a goroutine of its own.
 func (d *tcpDoor) serve(req *tcp.ForwarderRequest) {
-	defer d.done()
 	id := req.ID()
 	d.mu.Lock()
 	at := d.pending[id]
 	d.mu.Unlock()
-	defer at.cancel()
 
 	r := &tcpRequest{door: d, id: id, req: req, attempt: at}
-	d.handler.Handle(at.ctx, flow.Arrival{
+	a := flow.Arrival{
 		Network: "tcp",
 		Src:     addrPort(id.RemoteAddress, id.RemotePort),
 		Dst:     addrPort(id.LocalAddress, id.LocalPort),
 		Accept:  r.accept,
 		Reject:  r.reject,
-	})
+	}
+	if h, ok := d.handler.(flow.Opener); ok {
+		h.Open(at.ctx, a, r.end)
+		return
+	}
+	defer r.end()
+	d.handler.Handle(at.ctx, a)
+}
+
+// end is the end of the flow: the handler is done with it.
+func (r *tcpRequest) end() {
 	r.abandon()
+	r.attempt.cancel()
+	r.door.done()
 }
 
 // tcpRequest is the Arrival's side of an attempt. It is settled exactly once: by accept, by reject, or by abandon.

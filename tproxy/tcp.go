@@ -107,11 +107,23 @@ func (t *tcpDoor) begin(a *tcpArrival) {
 		a.forget()
 		return
 	}
-	t.door.flows.Go(func() {
-		defer func() { <-t.slots }()
-		defer a.abandon()
-		t.handler.Handle(t.door.ctx, flow.Arrival{Network: "tcp", Src: a.key.src, Dst: a.key.dst, Accept: a.accept, Reject: a.reject})
-	})
+	t.door.flows.Add(1)
+	arrival := flow.Arrival{Network: "tcp", Src: a.key.src, Dst: a.key.dst, Accept: a.accept, Reject: a.reject}
+	if h, ok := t.handler.(flow.Opener); ok {
+		go h.Open(t.door.ctx, arrival, a.end)
+		return
+	}
+	go func() {
+		defer a.end()
+		t.handler.Handle(t.door.ctx, arrival)
+	}()
+}
+
+// end is the end of the flow: the handler is done with it.
+func (a *tcpArrival) end() {
+	a.abandon()
+	<-a.door.slots
+	a.door.door.flows.Done()
 }
 
 // tcpArrival is a connection on its way: a held SYN, or one whose handshake is over already.

@@ -293,7 +293,7 @@ func (d *dataPath) openGate() error {
 
 // serve starts everything that runs for as long as the sandbox.
 func (d *dataPath) serve(ctx context.Context) error {
-	var handler flow.Handler = d.gate
+	var handler flow.Opener = d.gate
 	if h := d.cfg.Host; h != nil {
 		handler = fromGuest{d.gate, h.Addrs}
 		if err := d.serveHost(ctx); err != nil {

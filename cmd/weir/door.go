@@ -55,14 +55,20 @@ func (d *dataPath) openDoors() error {
 
 // through tells the gate which door a flow came by.
 type through struct {
-	flow.Handler
+	flow.Opener
 	name string
 }
 
 // Handle implements flow.Handler.
 func (t through) Handle(ctx context.Context, a flow.Arrival) {
 	a.Door = t.name
-	t.Handler.Handle(ctx, a)
+	t.Opener.Handle(ctx, a)
+}
+
+// Open implements flow.Opener.
+func (t through) Open(ctx context.Context, a flow.Arrival, ended func()) {
+	a.Door = t.name
+	t.Opener.Open(ctx, a, ended)
 }
 
 func (d *dataPath) openStack() error {

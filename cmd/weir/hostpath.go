@@ -107,7 +107,7 @@ func (h *hostGuest) resolver(i int) netip.AddrPort {
 // fromGuest lets through what came from the container's own addresses: the listeners have an address on the host's loopback,
 // where others on the host can reach them.
 type fromGuest struct {
-	flow.Handler
+	flow.Opener
 	addrs []netip.Addr
 }
 
@@ -117,7 +117,17 @@ func (f fromGuest) Handle(ctx context.Context, a flow.Arrival) {
 		a.Reject(flow.Denied)
 		return
 	}
-	f.Handler.Handle(ctx, a)
+	f.Opener.Handle(ctx, a)
+}
+
+// Open implements flow.Opener.
+func (f fromGuest) Open(ctx context.Context, a flow.Arrival, ended func()) {
+	if !slices.Contains(f.addrs, a.Src.Addr()) {
+		a.Reject(flow.Denied)
+		ended()
+		return
+	}
+	f.Opener.Open(ctx, a, ended)
 }
 
 // upstream asks the resolver that the container engine runs on this host, which knows the names of containers, and where
