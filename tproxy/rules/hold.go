@@ -20,14 +20,15 @@ import (
 // holdPriority is before the door's chain (mangle, -150).
 const holdPriority = nftables.ChainPriority(-160)
 
-// holdLines are the ways to give a packet to the queue, best first.
+// holdLines are the ways to give a packet to the queue. The one by nft_compat comes first, because more kernels have it and a
+// transaction that is refused costs ten milliseconds.
 func (c Inside) holdLines() [][]expr.Any {
 	info := make(xt.Unknown, 6) // struct xt_NFQ_info_v3: number, how many, flags
 	binary.NativeEndian.PutUint16(info[0:], c.Queue)
 	binary.NativeEndian.PutUint16(info[2:], 1)
 	return [][]expr.Any{
-		{&expr.Queue{Num: c.Queue, Total: 1}},
 		{&expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}},
+		{&expr.Queue{Num: c.Queue, Total: 1}},
 	}
 }
 
