@@ -199,8 +199,8 @@ func TestShakySamplesAreMarked(t *testing.T) {
 	res.finish()
 	var b strings.Builder
 	res.WriteText(&b)
-	if !strings.Contains(b.String(), "~3.50") {
-		t.Errorf("no tilde:\n%s", b.String())
+	if !strings.Contains(b.String(), "~3.50") || !strings.Contains(b.String(), "~0.10") {
+		t.Errorf("no tilde, or the ratio is not to the best sample of pasta's, which was 5.00/50:\n%s", b.String())
 	}
 }
 

@@ -210,7 +210,7 @@ func (res *Result) WriteMarkdown(w io.Writer) error {
 		fmt.Fprintf(&b, "- %s\n", f)
 	}
 	if targets := res.targetGrid(); targets != nil {
-		b.WriteString("\n## Targets\n\nRatios, unless the target names a unit: the door's figure over that of the subject it is held against. For p99, start and memory less is better.\n\n")
+		b.WriteString("\n## Targets\n\nRatios, unless the target names a unit: the door's figure over that of the subject it is held against, or over its best sample where those lie far apart (~), so that a peer that stalls is no advantage. For p99, start and memory less is better.\n\n")
 		markdownGrid(&b, targets, 2)
 	}
 	b.WriteString("\n## Everything\n\n")

@@ -2,7 +2,10 @@
 
 package bench
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Target is one thing that a door should reach, and how far it got.
 type Target struct {
@@ -16,7 +19,8 @@ type Target struct {
 	Aim   float64 `json:"aim"`
 	Less  bool    `json:"less_is_better"`
 
-	// Figure is what was measured, null where it was not. Shaky says that the samples behind it lie far apart.
+	// Figure is what was measured, null where it was not. Shaky says that the samples behind it lie far apart; if those of
+	// Against do, the figure is a ratio to the best of them.
 	Figure Figure `json:"figure"`
 	Shaky  bool   `json:"shaky"`
 	// Result is "aim", "floor", "missed" or "not measured".
@@ -119,6 +123,11 @@ func (res *Result) figure(door string, g goal) (Figure, bool) {
 		return Figure(a - b), false // of many starts the slowest says little
 	case g.part == "p99":
 		a, b = float64(mine.P99), float64(other.P99)
+		if other.shaky() {
+			b = slices.Min(other.p99s)
+		}
+	case other.shaky(): // a peer that stalls is no measure, so that its best is taken: never to our advantage
+		b = slices.Max(other.Samples)
 	}
 	if b == 0 {
 		return 0, false
