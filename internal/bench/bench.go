@@ -93,7 +93,7 @@ type Bench struct {
 // leave behind, and Close ends every child.
 func Open(ctx context.Context, config Config, dir string) (*Bench, error) {
 	b := &Bench{config: config, dir: dir, live: map[*running]bool{}}
-	b.result = &Result{Machine: describeMachine(config), Rounds: config.Rounds}
+	b.result = &Result{Machine: describeMachine(config), Rounds: config.Rounds, Rows: []*Row{}, Flows: []Recorded{}, Notes: []string{}}
 	err := errors.Join(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), widenPorts(), b.prepare())
 	if err == nil {
 		err = b.startServer()

@@ -46,13 +46,15 @@ func (b *Bench) Measure(ctx context.Context) (*Result, error) {
 			}
 			b.dropEnded(ctx)
 		}
+		for _, r := range b.running {
+			if b.wanted("rss_peak") {
+				b.measurePeak(r, Row{Metric: "rss_peak"})
+			}
+		}
 		b.measureStarts(ctx)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-	}
-	for _, r := range b.running {
-		b.measurePeak(r, Row{Metric: "rss_peak"})
 	}
 	if b.wanted("rss_per_flow") {
 		for range b.config.Rounds {
