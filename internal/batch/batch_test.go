@@ -267,6 +267,39 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
+// What was sent as one message comes joined, and is parted.
+func TestJoined(t *testing.T) {
+	a, b := udpPair(t, "udp4")
+	from, to := newSocket(t, a), newSocket(t, b)
+	most := 0
+	to.sys.receive = func(fd uintptr, m []message, flags int) (int, syscall.Errno) {
+		n, errno := recvmmsg(fd, m, flags)
+		for i := range max(n, 0) {
+			most = max(most, int(m[i].n))
+		}
+		return n, errno
+	}
+	if err := unix.SetsockoptInt(fdOf(t, b), unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
+		t.Skipf("no UDP_GRO here: %v", err)
+	}
+	want := sizesOf(append(repeat(19, 1000), 10)...)
+	from.Send(want, true)
+	got, err := receiveN(to, len(want))
+	if err != nil || !slices.EqualFunc(got, want, bytes.Equal) || most != 19010 {
+		t.Errorf("got %d datagrams, %v; the largest message has %d octets", len(got), err, most)
+	}
+}
+
+// fdOf is the descriptor of c, which stays open for as long as c.
+func fdOf(t *testing.T, c *net.UDPConn) (fd int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(f uintptr) { fd = int(f) })
+	return fd
+}
+
 // Without leave to wait, Send says how far it came.
 func TestSendDoesNotWait(t *testing.T) {
 	a, _ := udpPair(t, "udp4")

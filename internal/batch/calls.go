@@ -21,13 +21,16 @@ type sizeControl struct {
 	value [8]byte
 }
 
+// Neither call waits (MSG_DONTWAIT), so the runtime is not told of them: that would have it look every few microseconds
+// whether they have come back, which costs more than they do.
+
 func sendmmsg(fd uintptr, m []message, flags int) (int, syscall.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(flags), 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(flags), 0, 0)
 	return int(n), errno
 }
 
 func recvmmsg(fd uintptr, m []message, flags int) (int, syscall.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(flags), 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(flags), 0, 0)
 	return int(n), errno
 }
 

@@ -20,6 +20,9 @@ const (
 	slotStride = 64<<10 + 2<<10
 )
 
+// receiveBuffer is what the kernel may hold for a socket, in octets of payload and of its own. It is a bound, no memory.
+const receiveBuffer = 2 << 20
+
 // inbox is where datagrams are received. Sockets hold one only while there is something to read.
 type inbox struct {
 	memory   []byte
@@ -52,8 +55,17 @@ type reader struct {
 
 // Receive hands what arrives to f, in order, until f or the socket fails; it returns that error. The datagrams are valid
 // until f returns. It waits without a buffer. A deadline of the connection ends it with os.ErrDeadlineExceeded; it may be
-// called again.
+// called again. From the first call on the connection must not be read by other means: what the kernel has joined would come
+// as one datagram.
 func (s *Socket) Receive(f func(datagrams [][]byte) error) error {
+	// A kernel that cannot join datagrams (before 5.0) gives them one by one; one that allows less room gives what it allows.
+	err := s.raw.Control(func(fd uintptr) {
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	})
+	if err != nil {
+		return err
+	}
 	r := &reader{socket: s}
 	step := r.receive
 	for {
