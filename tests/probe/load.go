@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-dev/weir/internal/testnet"
 )
 
 // stream is n bytes that are the same for everybody who knows n.
@@ -96,6 +98,22 @@ func compare(theirs string, ours []byte) error {
 	}
 	fmt.Println("the same")
 	return nil
+}
+
+// bursts is the same for everybody who knows count. The server sends every datagram back.
+func bursts(address, count, _ string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	c, err := dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	datagrams, octets, err := testnet.Datagrams(c, 65507, n, 7)
+	fmt.Printf("%d datagrams, %d octets\n", datagrams, octets)
+	return err
 }
 
 func datagram(address, size, _ string) error {

@@ -15,6 +15,7 @@
 //	probe upload ADDR:PORT BYTES      send so many bytes, print whether the server's sum of them is right
 //	probe download ADDR:PORT BYTES    receive so many bytes, print whether their sum is right
 //	probe datagram ADDR:PORT BYTES    send one datagram of that size, print the size of the one that comes back
+//	probe bursts ADDR:PORT N          send N bursts of datagrams of all sizes, print how many came back in order, and their octets
 //	probe after ADDR:PORT TEXT        wait for the server to half-close, then send TEXT and close
 //	probe past ADDR:PORT ADDR:PORT    dial the first and, while that hangs, echo over the second
 //
@@ -70,7 +71,7 @@ func main() {
 	}
 	run := map[string]func(a, b, c string) error{
 		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "ping": ping,
-		"many": many, "upload": upload, "download": download, "datagram": datagram, "after": after, "past": past,
+		"many": many, "upload": upload, "download": download, "datagram": datagram, "bursts": bursts, "after": after, "past": past,
 		"questions": questions, "leak": leak, "churn": churn,
 		"stamp": stamp, "linger": linger,
 		"dns":     func(a, b, c string) error { return ask("udp", a, b, c) },
