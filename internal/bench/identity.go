@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/weir-dev/weir/flow/event"
@@ -63,9 +62,11 @@ func lookHost(r *running) (string, error) {
 // lookProcess is for what has no way of telling: the name of the program that runs beside the client.
 func lookProcess(r *running) (string, error) {
 	for _, p := range r.carriers() {
-		name, _, _ := strings.Cut(p.name, ".") // pasta.avx2
-		if slices.ContainsFunc(peerKinds, func(k peerKind) bool { return k.program == name }) {
-			return name, nil
+		name, _, _ := strings.Cut(p.name, ".") // passt.avx2
+		for _, k := range peerKinds {
+			if name == k.program || name == k.also {
+				return k.program, nil
+			}
 		}
 	}
 	return "", errors.New("no such program among its processes")

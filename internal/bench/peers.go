@@ -16,6 +16,7 @@ import (
 // loopback has an address inside, which each of the manuals names.
 type peerKind struct {
 	name, program, target string
+	also                  string   // how else the program calls itself: pasta runs passt again, for the processor that is there
 	line                  []string // before the program; DIR is the instance's directory
 	mtu                   string   // the flag for another MTU, before the number
 	helper                bool     // joins a namespace that is there (slirp4netns)
@@ -26,7 +27,7 @@ type peerKind struct {
 const gatewayAddress = "192.0.2.1"
 
 var peerKinds = []peerKind{
-	{name: "pasta", program: "pasta", target: gatewayAddress, line: []string{"pasta", "--config-net"}, mtu: "--mtu="},
+	{name: "pasta", program: "pasta", also: "passt", target: gatewayAddress, line: []string{"pasta", "--config-net"}, mtu: "--mtu="},
 	{name: "slirp4netns", program: "slirp4netns", target: "10.0.2.2", helper: true},
 	{name: "gvisor-tap-vsock", program: "rootlesskit", target: "10.0.2.1",
 		line: []string{"rootlesskit", "--state-dir=DIR/rk", "--net=gvisor-tap-vsock", "--copy-up=/etc"}, mtu: "--mtu="},
