@@ -142,7 +142,7 @@ func (d *Door) open() error {
 		return err
 	}
 	if f := d.cfg.Files[rules.KindQueue]; len(f) > 0 {
-		d.queue = &synQueue{file: f[0], verdict: d.cfg.Verdict}
+		d.queue = &synQueue{file: f[0], verdict: d.cfg.Verdict, lost: func() { d.counters.add(dropTCPQueue) }}
 	}
 	if f := d.cfg.Files[rules.KindLog]; len(f) > 0 {
 		d.drops = &dropLog{file: f[0], counters: &d.counters}

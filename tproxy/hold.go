@@ -16,6 +16,7 @@ import (
 type synQueue struct {
 	file    *os.File
 	verdict func(id uint32, accept bool) // nil: this process may give verdicts itself
+	lost    func()                       // the kernel dropped SYNs because we did not read them in time; nil: nobody is told
 }
 
 // heldSYN is one of them.
@@ -45,7 +46,10 @@ func (q *synQueue) receive(take func(heldSYN)) error {
 	for {
 		n, err := q.file.Read(b)
 		if errors.Is(err, syscall.ENOBUFS) {
-			continue // the kernel has dropped some; their senders try again
+			if q.lost != nil {
+				q.lost()
+			}
+			continue // their senders try again
 		}
 		if err != nil {
 			return err

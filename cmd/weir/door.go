@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weir-dev/weir/flow"
 	"github.com/weir-dev/weir/netstack"
 	"github.com/weir-dev/weir/tproxy"
@@ -97,6 +99,24 @@ func (d *dataPath) openStack() error {
 	return nil
 }
 
+// Descriptors: a flow of the tproxy door holds two sockets, and a pipe of a pool while bytes pass; the rest of the data path
+// has a reserve.
+const (
+	flowDescriptors     = 3
+	reservedDescriptors = 2048
+)
+
+// tproxyLimits are the door's own, less where the process may not have so many descriptors: a connection is refused and
+// counted then, before one is missing in the middle of another.
+func tproxyLimits() tproxy.Limits {
+	var files unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) != nil {
+		return tproxy.Limits{}
+	}
+	room := (max(int64(min(files.Cur, 1<<20)), reservedDescriptors) - reservedDescriptors) / flowDescriptors
+	return tproxy.Limits{TCPFlows: int(max(min(room, tproxy.DefaultTCPFlows), 64))}
+}
+
 func (d *dataPath) openTProxy() error {
 	pool, err := tproxy.NewPool(d.file(rules.KindPool))
 	if err != nil {
@@ -106,7 +126,7 @@ func (d *dataPath) openTProxy() error {
 	for _, kind := range []string{rules.KindTCP, rules.KindUDP, rules.KindICMP, rules.KindQueue, rules.KindLog} {
 		files[kind] = d.files[kind]
 	}
-	opened, err := tproxy.New(tproxy.Config{Files: files, Socket: pool.Socket, Log: d.log})
+	opened, err := tproxy.New(tproxy.Config{Files: files, Socket: pool.Socket, Limits: tproxyLimits(), Log: d.log})
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,7 @@
 
 // Command gauntlet runs the attacks of tests/gauntlet against weir or against another sandbox and prints the matrix.
 //
-//	go run ./hack/gauntlet [-weir bin/weir] [-tool weir,none,pasta,bwrap,unshare] [-only REGEXP] [-docs DIR]
+//	go run ./hack/gauntlet [-weir bin/weir] [-tool 'weir,weir tproxy,weir both,none,pasta,bwrap,unshare'] [-only REGEXP] [-docs DIR]
 //
 // Each attack is first run without any sandbox: one that fails there proves nothing and is BROKEN. The exit status is 0 if
 // weir holds every row, or if weir was not asked for. Peers have no rules of ours: what they are not made for counts as HOLE
@@ -33,7 +33,7 @@ func main() {
 		gauntlet.AttackMain()
 	}
 	weir := flag.String("weir", "bin/weir", "the weir to attack")
-	tools := flag.String("tool", "weir", "what to attack: weir, none, pasta, bwrap, unshare; several with commas")
+	tools := flag.String("tool", "weir", "what to attack: weir, weir tproxy, weir both, none, pasta, bwrap, unshare; several with commas")
 	only := flag.String("only", "", "run the rows whose ID this `REGEXP` matches")
 	atATime := flag.Int("parallel", 2, "rows at a time")
 	docs := flag.String("docs", "", "write the matrix to docs/gauntlet.md and its sums to README.md below `DIR`")
@@ -66,7 +66,7 @@ func main() {
 	green := true
 	for _, c := range columns {
 		fmt.Print(gauntlet.Text(c))
-		green = green && (c.Tool != "weir" || c.Green())
+		green = green && (!strings.HasPrefix(c.Tool, "weir") || c.Green())
 	}
 	if *docs != "" {
 		exitIf(writeDocs(*docs, columns))
@@ -137,7 +137,7 @@ func versions(columns []gauntlet.Column) string {
 	kernel, _ := exec.Command("uname", "-sr").Output()
 	list := []string{strings.TrimSpace(string(kernel)), fmt.Sprintf("uid %d", os.Getuid())}
 	for _, c := range columns {
-		if c.Tool == "none" || c.Tool == "weir" {
+		if c.Tool == "none" || strings.HasPrefix(c.Tool, "weir") {
 			continue
 		}
 		out, _ := exec.Command("dpkg-query", "--show", "--showformat=${Package} ${Version}", map[string]string{"pasta": "passt", "bwrap": "bubblewrap", "unshare": "util-linux"}[c.Tool]).Output()

@@ -37,8 +37,9 @@ var killCalls = []string{
 	"setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups", "memfd_create", "memfd_secret", "pkey_mprotect", "shmat",
 }
 
-// missingCalls get the answer of an older kernel: the flags of clone3 lie in memory, and the C library does without it.
-var missingCalls = []string{"clone3"}
+// missingCalls get the answer of an older kernel: the flags of clone3 lie in memory, and the C library does without it; Go
+// tries sendfile where it has no pipe left to splice through, and then copies.
+var missingCalls = []string{"clone3", "sendfile"}
 
 // newNamespaces are the flags of clone that the kernel would take together with CLONE_THREAD from somebody with capabilities.
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET

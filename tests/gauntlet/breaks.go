@@ -48,6 +48,7 @@ func Breaks() []Break {
 		{"reach", "cmd/weir/launch.go", `net.Listen("tcp4", net.JoinHostPort("127.0.0.1",`, `net.Listen("tcp4", net.JoinHostPort("0.0.0.0",`, []string{"reach/published-uplink"}},
 		{"packets", "netstack/filter.go", "if !group && eth.DestinationAddress() != f.gateway {", "if !group && f == nil {", []string{"packets/past-the-gateway"}},
 		{"packets", "netstack/filter4.go", "case src != f.addr4:", "case false:", []string{"packets/spoofed-source", "packets/second-address"}},
+		{"door", "flow/policy/decide.go", "j.guarded, j.private = j.class.Guarded(),", "j.guarded, j.private = false,", []string{"door/listener"}},
 		{"exhaustion", "resolver/server.go", "MaxConns        = 64 ", "MaxConns        = 6400 ", []string{"exhaustion/idle-questioners"}},
 		{"exhaustion", "sandbox/limits.go", `"nr_inodes=16384"`, `"nr_inodes=1638400"`, []string{"exhaustion/files"}},
 		{"logs", "flow/event/encode.go", "case hidden(r):", "case false:", []string{"logs/line-in-arguments"}},

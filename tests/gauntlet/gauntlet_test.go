@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	}
 	log.SetOutput(io.Discard) // servers complain of clients that weir turned away
 	var err error
-	if runner, err = NewRunner(os.Getenv(binDirVariable), Weir(filepath.Join(os.Getenv(binDirVariable), "weir"))); err != nil {
+	if runner, err = NewRunner(os.Getenv(binDirVariable), Weir(filepath.Join(os.Getenv(binDirVariable), "weir"), Doors()[0])); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -63,14 +63,41 @@ func outside() int {
 
 // TestGauntlet: every row holds.
 func TestGauntlet(t *testing.T) {
+	runRows(t, runner, func(Row) bool { return true })
+}
+
+// TestGauntletThroughDoors: the rows that have to do with the network hold through the other doors as well. Those of them that
+// only make a name or a log of it, which no door has a part in, are left to make gauntlet, which runs all through each.
+func TestGauntletThroughDoors(t *testing.T) {
+	for _, door := range Doors()[1:] {
+		through := runner.with(Weir(runner.Tool.path, door), nil)
+		t.Run(door, func(t *testing.T) {
+			runRows(t, through, func(r Row) bool {
+				switch r.Group() {
+				case "door", "packets", "reach":
+					return true
+				case "dns", "exhaustion":
+					return door == "tproxy"
+				}
+				return false
+			})
+		})
+	}
+}
+
+// runRows runs the rows that are wanted.
+func runRows(t *testing.T, r *Runner, wanted func(Row) bool) {
 	for _, g := range Groups() {
 		t.Run(g.Name, func(t *testing.T) {
 			for _, row := range g.rows() {
+				if !wanted(row) {
+					continue
+				}
 				t.Run(strings.TrimPrefix(row.ID, g.Name+"/"), func(t *testing.T) {
 					if !row.Alone {
 						t.Parallel()
 					}
-					switch res := runner.Run(row); res.Outcome {
+					switch res := r.Run(row); res.Outcome {
 					case Held:
 					case Lacks:
 						t.Skip(res.Why)
@@ -97,7 +124,7 @@ func TestBreaks(t *testing.T) {
 			if err := BuildBroken(root, path, stones); err != nil {
 				t.Fatal(err)
 			}
-			broken := runner.with(Weir(path), stones)
+			broken := runner.with(Weir(path, Doors()[0]), stones)
 			for _, b := range stones {
 				for _, id := range b.Rows {
 					row, ok := find(id)
@@ -139,6 +166,21 @@ func chosenBreaks(t *testing.T) (sets [][]Break) {
 		}
 	}
 	return sets
+}
+
+// TestUnlike: what differs through a door says why, is about a row that is there, and differs.
+func TestUnlike(t *testing.T) {
+	for door, table := range map[string]map[string]unlike{"tproxy": throughTProxy, "both": throughBoth} {
+		for id, u := range table {
+			row, ok := find(id)
+			if !ok || u.why == "" {
+				t.Errorf("%s through %s: there %v, because %q", id, door, ok, u.why)
+			}
+			if !u.lawful && !row.frames && slices.Equal(u.record, row.Record) {
+				t.Errorf("%s is the same through %s", id, door)
+			}
+		}
+	}
 }
 
 // TestTable: IDs are unique, groups exist, everything that has to be said is said, each group has a break.

@@ -32,6 +32,7 @@ func onTheLink(r Row, attack func(*Attacker, *wire) error) Row {
 	if r.Rules == nil {
 		r.Rules = anyShop
 	}
+	r.frames = true
 	r.Attack = func(a *Attacker) error {
 		w, err := openWire()
 		if err != nil {
@@ -40,6 +41,9 @@ func onTheLink(r Row, attack func(*Attacker, *wire) error) Row {
 		defer w.close()
 		if err := attack(a, w); err != nil {
 			return err
+		}
+		if w.loopback {
+			return a.linger()
 		}
 		return w.converse(mirrored(a.Token))
 	}

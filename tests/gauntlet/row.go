@@ -32,6 +32,8 @@ type Row struct {
 	Leaked bool
 	// Alone keeps other rows from running at the same time.
 	Alone bool
+	// frames says that the attacker makes frames of its own.
+	frames bool
 	// Lacks says what the host lacks for this row, "" for nothing. nil: nothing.
 	Lacks func() string
 

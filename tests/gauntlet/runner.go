@@ -44,6 +44,13 @@ const settle = 100 * time.Millisecond
 // attackTimeout bounds one run of an attack as a whole. Floods take a while on a machine that has other work.
 const attackTimeout = 3 * time.Minute
 
+// leak is a weir whose capabilities leak, which is built when the first row asks for it.
+type leak struct {
+	once sync.Once
+	path string
+	err  error
+}
+
 // Runner runs rows. It lives in the playground. Make it with NewRunner; Close ends the world.
 type Runner struct {
 	World *World
@@ -53,10 +60,9 @@ type Runner struct {
 	dir  string
 	self string // this binary, where every sandbox can execute it
 
-	broken    []edit // the leaky weir has them, too
-	leakyOnce sync.Once
-	leakyTool Tool
-	leakyErr  error
+	broken     []edit // the leaky weir has them, too
+	controlled bool   // the rows had their controls already
+	leak       *leak
 }
 
 // NewRunner opens the world and puts this binary into dir, which stays the caller's.
@@ -65,7 +71,7 @@ func NewRunner(dir string, tool Tool) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runner{World: w, Tool: tool, dir: dir, self: filepath.Join(dir, "attack")}
+	r := &Runner{World: w, Tool: tool, leak: &leak{}, dir: dir, self: filepath.Join(dir, "attack")}
 	self, err := os.ReadFile("/proc/self/exe")
 	if err == nil {
 		err = os.WriteFile(r.self, self, 0o755)
@@ -77,10 +83,14 @@ func NewRunner(dir string, tool Tool) (*Runner, error) {
 	return r, nil
 }
 
-// with returns a runner in the same world for a weir that these breaks were made in. Its rows have no controls: they had
-// them in the whole weir.
+// with returns a runner in the same world for a weir that these breaks were made in, or with another door. Its rows have no
+// controls: they had them in the whole weir, through its own.
 func (r *Runner) with(tool Tool, stones []Break) *Runner {
-	return &Runner{World: r.World, Tool: tool, dir: r.dir, self: r.self, broken: edits(stones)}
+	other := &Runner{World: r.World, Tool: tool, dir: r.dir, self: r.self, broken: edits(stones), controlled: true, leak: r.leak}
+	if len(stones) > 0 {
+		other.leak = &leak{}
+	}
+	return other
 }
 
 // Close ends the world.
@@ -130,6 +140,7 @@ func (r *Runner) Run(row Row) Result {
 	if why := r.controls(row); why != "" {
 		return Result{row, Broken, why}
 	}
+	row = row.through(r.Tool.door)
 	if !row.Leaked || !r.Tool.Judges {
 		outcome, why := r.attack(row, r.Tool)
 		return Result{row, outcome, why}
@@ -149,14 +160,14 @@ func (r *Runner) Run(row Row) Result {
 
 // controls runs the row where it has to succeed, and says why it did not.
 func (r *Runner) controls(row Row) string {
-	if r.broken != nil {
+	if r.controlled {
 		return ""
 	}
 	if why := r.control(row, "without a sandbox", Tool{Name: "none", command: plainCommand}, row.Rules); why != "" {
 		return why
 	}
-	if r.Tool.Judges && row.Lifted != nil {
-		return r.control(row, "with the rule lifted", r.Tool, row.Lifted)
+	if lifted := row.through(r.Tool.door).Lifted; r.Tool.Judges && lifted != nil {
+		return r.control(row, "with the rule lifted", r.Tool, lifted)
 	}
 	return ""
 }
@@ -164,23 +175,24 @@ func (r *Runner) controls(row Row) string {
 // leaky returns a weir that leaves CMD every capability that init has over the sandbox's namespaces, and no filter of
 // system calls. It is built when the first row asks for it.
 func (r *Runner) leaky() (Tool, error) {
-	r.leakyOnce.Do(func() {
+	r.leak.once.Do(func() {
 		edits := []edit{
 			{"sandbox/command.go", "err := confine(o.Spec);", "err := limitResources();"},
 			{"sandbox/command.go", "err := dropOwnPrivileges();", "err := error(nil);"},
 		}
 		path := filepath.Join(r.dir, "weir-leaky")
-		if r.broken != nil {
+		if len(r.broken) > 0 {
 			edits, path = append(edits, r.broken...), path+"-broken"
 		}
 		root, err := moduleRoot()
 		if err == nil {
 			err = buildEdited(root, path, edits)
 		}
-		r.leakyTool, r.leakyErr = Weir(path), err
-		r.leakyTool.Name = "weir with its capabilities leaked"
+		r.leak.path, r.leak.err = path, err
 	})
-	return r.leakyTool, r.leakyErr
+	tool := Weir(r.leak.path, r.Tool.door)
+	tool.Name += " with its capabilities leaked"
+	return tool, r.leak.err
 }
 
 // control runs the attack where nothing is to hold it, and says why it nevertheless failed.

@@ -31,8 +31,8 @@ type Stage struct {
 	Stdin *os.File
 	// Terminal becomes the controlling terminal of that process, and its standard input. nil: it has none.
 	Terminal *os.File
-	// Weir is the weir that runs the attack, "" for other tools.
-	Weir string
+	// Weir is the weir that runs the attack, "" for other tools; Door is how packets leave its sandbox.
+	Weir, Door string
 	// Neighbour is a shell script that runs in Dir and in the process group of the sandbox's own process, which starts when
 	// the script has made the file "ready".
 	Neighbour string
@@ -58,7 +58,7 @@ type Stage struct {
 func newStage(w *World, dir string, tool Tool) (*Stage, error) {
 	b := make([]byte, 8)
 	rand.Read(b)
-	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}, Inside: tool.Name != "none", Weir: tool.path}
+	s := &Stage{World: w, Token: "t" + hex.EncodeToString(b), Args: map[string]string{}, Inside: tool.Name != "none", Weir: tool.path, Door: tool.door}
 	var err error
 	if s.Dir, err = os.MkdirTemp(dir, "stage-"); err != nil {
 		return nil, fmt.Errorf("set stage: %w", err)

@@ -20,6 +20,7 @@ func Groups() []Group {
 		{"names", "a name that is not the address, an address that is not the name", nameRows},
 		{"dns", "questions as a way out, answers as a way in", dnsRows},
 		{"packets", "frames and packets that no program should send", packetRows},
+		{"door", "what a door may have left open", doorRows},
 		{"exhaustion", "more than there is", exhaustionRows},
 		{"logs", "the book of what happened", logRows},
 	}

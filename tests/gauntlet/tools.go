@@ -17,6 +17,7 @@ type Tool struct {
 	Judges bool
 
 	path string // of weir
+	door string // of weir: the one that its sandboxes have
 
 	// command runs the attack, whose first word is a path of the host, under the tool.
 	command func(r *Runner, s *Stage, rules, attack []string) *exec.Cmd
@@ -27,16 +28,26 @@ const eventsName = "events.jsonl"
 // inside is where sandboxes with a file system of their own show the attacker.
 const inside = "/run/attack"
 
-// Weir is the weir binary at this path.
-func Weir(path string) Tool {
-	return Tool{Name: "weir", Judges: true, path: path, command: func(r *Runner, s *Stage, rules, attack []string) *exec.Cmd {
+// Doors are those of weir, the default one first. Every row runs through each of them.
+func Doors() []string { return []string{"netstack", "tproxy", "both"} }
+
+// Weir is the weir binary at this path, its sandboxes with this door.
+func Weir(path, door string) Tool {
+	name := "weir"
+	if door != Doors()[0] {
+		name += " " + door
+	}
+	return Tool{Name: name, Judges: true, path: path, door: door, command: func(r *Runner, s *Stage, rules, attack []string) *exec.Cmd {
 		args := []string{"run", "-q", "--name", "gauntlet", "--events", filepath.Join(s.Dir, eventsName), "--share", attack[0] + ":" + inside + ":ro"}
+		if s.Door != Doors()[0] {
+			args = append(args, "--door", s.Door)
+		}
 		args = slices.Concat(args, rules, s.Flags, []string{"--", inside}, attack[1:])
 		return exec.Command(path, args...)
 	}}
 }
 
-// ToolNamed returns weir, none, or a peer, each started as its own manual shows for "run this program, let it use the
+// ToolNamed returns weir through one of its doors (weir, "weir tproxy", "weir both"), none, or a peer, each started as its own manual shows for "run this program, let it use the
 // network".
 func ToolNamed(name, weir string) (Tool, error) {
 	peers := map[string]func(self string) []string{
@@ -50,12 +61,14 @@ func ToolNamed(name, weir string) (Tool, error) {
 			return []string{"unshare", "--map-current-user", "--mount", "--pid", "--fork", "--mount-proc", "--ipc", "--uts", "--kill-child", "--"}
 		},
 	}
-	if name == "weir" {
-		return Weir(weir), nil
+	for _, door := range Doors() {
+		if t := Weir(weir, door); t.Name == name {
+			return t, nil
+		}
 	}
 	prefix, ok := peers[name]
 	if !ok {
-		return Tool{}, fmt.Errorf("unknown tool %q: weir, none, pasta, bwrap or unshare", name)
+		return Tool{}, fmt.Errorf("unknown tool %q: weir, weir tproxy, weir both, none, pasta, bwrap or unshare", name)
 	}
 	if words := prefix(""); len(words) > 0 {
 		if _, err := exec.LookPath(words[0]); err != nil {

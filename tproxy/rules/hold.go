@@ -94,8 +94,12 @@ const (
 	nfqnlCopyPacket = 2
 )
 
-// HeldMax is how many SYNs the kernel holds for the data path; it drops those beyond.
-const HeldMax = 1024
+// HeldMax is how many SYNs the kernel holds for the data path; it drops those beyond without a word. So it is more than the
+// door lets wait (tproxy.DefaultHalfOpen), which counts what it drops.
+const HeldMax = 4096
+
+// queueBuffer is what the queue's socket may hold of SYNs that the data path has not read yet, in octets.
+const queueBuffer = 8 << 20
 
 // heldBytes is how much of a SYN the data path sees: the headers.
 const heldBytes = 128
@@ -104,7 +108,7 @@ const heldBytes = 128
 func (c Inside) listenQueue() (int, error) {
 	params := binary.BigEndian.AppendUint32(nil, heldBytes)
 	params = append(params, nfqnlCopyPacket)
-	return netfilterSocket([][]byte{
+	return netfilterSocket(queueBuffer, [][]byte{
 		message(nfnlSubsysQueue<<8|nfqnlMsgConfig, c.Queue, nfqaCfgCmd, []byte{nfqnlCfgCmdBind, 0, 0, 0}),
 		message(nfnlSubsysQueue<<8|nfqnlMsgConfig, c.Queue, nfqaCfgParams, params),
 		message(nfnlSubsysQueue<<8|nfqnlMsgConfig, c.Queue, nfqaCfgMaxLen, binary.BigEndian.AppendUint32(nil, HeldMax)),

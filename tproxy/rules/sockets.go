@@ -170,14 +170,20 @@ func rawICMP(own netip.Addr) (int, error) {
 }
 
 // listenLog binds a socket to the NFLOG group.
-func (c Inside) listenLog() (int, error) { return netfilterSocket(c.logConfig()) }
+func (c Inside) listenLog() (int, error) { return netfilterSocket(logBuffer, c.logConfig()) }
+
+// logBuffer is what the log's socket may hold of drops that the data path has not counted yet, in octets.
+const logBuffer = 2 << 20
 
 // netfilterSocket opens a socket to the kernel's netfilter and has it confirm each message. What is bound to it stays with
-// it, in whoever's hands.
-func netfilterSocket(messages [][]byte) (int, error) {
+// it, in whoever's hands. A kernel that does not give it the buffer leaves it with a small one: it loses sooner, and says so.
+func netfilterSocket(buffer int, messages [][]byte) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return -1, err
+	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil { // takes a capability over the host
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) // up to net.core.rmem_max
 	}
 	if err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err == nil {
 		for _, m := range messages {
