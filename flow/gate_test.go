@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -340,6 +341,7 @@ func TestDialErrors(t *testing.T) {
 		{"no route to host", syscall.EHOSTUNREACH, flow.HostUnreachable, "error"},
 		{"no network", syscall.ENETUNREACH, flow.NetUnreachable, "error"},
 		{"black hole", context.DeadlineExceeded, flow.TimedOut, "timeout"},
+		{"black hole, by the clock of the socket", os.ErrDeadlineExceeded, flow.TimedOut, "timeout"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 // errNoTunnel is what an app sees whose route is a tunnel that no client has opened.
 var errNoTunnel = errors.New("no tunnel client is connected")
 
-// direct is the route over the host's own network. A nil ui says nothing.
+// direct is the route over the host's own network. A nil ui says nothing. Control of its dialer, if set, has each socket first.
 type direct struct {
 	net.Dialer
 	hostPorts []uint16 // those of --host-port
@@ -28,6 +28,7 @@ func newDirect(hostPorts []uint16, u *ui) *direct {
 	d := &direct{hostPorts: hostPorts, ui: u}
 	d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 	d.SetMultipathTCP(false)
+	d.ControlContext = d.begin
 	return d
 }
 
