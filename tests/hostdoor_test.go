@@ -1,0 +1,232 @@
+//go:build linux
+
+package tests
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The door on the host (weir tproxy up): before containers that somebody else has made.
+
+// TestHostDoor: what a container behind the door can do, and what the book has of it.
+func TestHostDoor(t *testing.T) {
+	h := newHostNet(t)
+	one, two := h.box(2), h.box(3)
+	u := h.up("--bridge", "br0", "--allow", "shop.example", "--allow", "tools.example:7,9", "--allow", "six.example:7", "--allow", two.addr4+":5000")
+	serveEcho(t, two, 5000)
+	for _, c := range []struct{ name, want, probe string }{
+		{"http by name", "200 OK\nhello from shop.example", "get http://shop.example/"},
+		{"tls by name", "connected", "tls shop.example:443 shop.example"},
+		{"tcp", "echo", "tcp tools.example:7 echo"},
+		{"udp", "echo", "udp tools.example:7 echo"},
+		{"tcp over ipv6", "echo", "tcp six.example:7 echo"},
+		{"udp over ipv6", "echo", "udp six.example:7 echo"},
+		{"dns", "NOERROR truncated: false\nshop.example.\t60\tIN\tA\t198.51.100.10", "dns 198.51.100.53:53 shop.example A"},
+		{"dns over tcp", "NOERROR truncated: false\nshop.example.\t60\tIN\tA\t198.51.100.10", "dns+tcp 198.51.100.53:53 shop.example A"},
+		{"dns of a name that is not allowed", "NXDOMAIN", "dns 198.51.100.53:53 evil.example A"},
+		{"a closed port is refused", "error: ECONNREFUSED", "tcp tools.example:9 x"},
+		{"an address that is not allowed", "error: ECONNREFUSED", "tcp 203.0.113.66:81 x"},
+		{"udp that is not allowed", "error: ECONNREFUSED", "udp 203.0.113.66:80 x"},
+		{"another resolver", "error", "dns 198.51.100.20:53 shop.example A"},
+		{"another container, where a rule allows it", "echo", "tcp " + two.addr4 + ":5000 echo"},
+		{"another container, where none does", "error: ECONNREFUSED", "tcp " + two.addr4 + ":5001 echo"},
+		{"the host's own address", "error: ECONNREFUSED", "tcp " + h.gateway4() + ":22 x"},
+		{"the metadata address", "error: ECONNREFUSED", "tcp 169.254.169.254:80 x"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := one.probe(strings.Fields(c.probe)...); !strings.HasPrefix(got, c.want) {
+				t.Errorf("%s: %q, want %q", c.probe, got, c.want)
+			}
+		})
+	}
+	u.await("the http flow", func(e hostEvent) bool {
+		return e.Event == "network-connect" && e.App == one.app() && e.Details.Hostname == "shop.example" && e.Details.Verdict == "allow" &&
+			e.Details.Door == "tproxy" && e.Details.Src_IP.String() == one.addr4 && e.Details.Dest_Port == 80
+	})
+	u.await("the denied flow", func(e hostEvent) bool {
+		return e.Event == "network-connect" && e.App == one.app() && e.Details.Dest_IP == evil && e.Details.Verdict == "deny" && e.Details.Reason == "default"
+	})
+	u.await("the guarded flow", func(e hostEvent) bool {
+		return e.Details.Dest_IP.String() == h.gateway4() && e.Details.Dest_Port == 22 && e.Details.Reason == "guard"
+	})
+	u.await("the question", func(e hostEvent) bool {
+		return e.Event == "dns-query" && e.Details.Hostname == "shop.example" && e.Details.Server == "198.51.100.53:53"
+	})
+	if out, err := out(one.ns, "ping", "-c1", "-W1", "198.51.100.10"); err == nil {
+		t.Errorf("ping was carried: %s", out)
+	}
+	u.awaitDropped(one, "drop-protocol")
+	u.end(syscall.SIGTERM)
+	if status := u.cmd.ProcessState.ExitCode(); status != 0 {
+		t.Errorf("weir ended with %d: %s", status, u.stderr)
+	}
+	u.await("the end", func(e hostEvent) bool { return e.Event == "sandbox-exit" && e.App == one.app() })
+}
+
+// serveEcho runs a server in the box.
+func serveEcho(t *testing.T, b *box, port int) {
+	t.Helper()
+	ln, err := listenIn(b, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+}
+
+// TestHostDoorComesAndGoes: whatever ends weir, and whatever keeps it from coming up, the host's network is as it was.
+func TestHostDoorComesAndGoes(t *testing.T) {
+	const outside = "198.51.100.20:7"
+	h := newHostNet(t)
+	one := h.box(2)
+	if !one.open("tcp", outside, "x") {
+		t.Fatal("without weir the container reaches nobody")
+	}
+	h.do("nft", "add table ip others { chain c { type filter hook forward priority 0; policy accept; } ; }")
+	before := h.snapshot()
+	up := []string{"--bridge", "br0", "--allow", "198.51.100.20:7"}
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		u := h.up(up...)
+		if !one.open("tcp", outside, "x") || one.open("tcp", "198.51.100.10:80", "x") {
+			t.Error("the door is not in the way")
+		}
+		u.end(signal)
+		h.unchanged(before)
+	}
+
+	u := h.up(up...)
+	u.end(syscall.SIGKILL)
+	for _, what := range [][]string{{"tcp", outside, "x"}, {"udp", outside, "x"}, {"dns", "198.51.100.53:53", "shop.example", "A"}, {"tcp", "[2001:db8:1::20]:7", "x"}} {
+		if one.open(what...) {
+			t.Errorf("%v passes though weir was killed", what)
+		}
+	}
+	u = h.up(up...) // takes over
+	if !one.open("tcp", outside, "x") {
+		t.Error("the door that took over carries nothing")
+	}
+	u.end(syscall.SIGTERM)
+	h.unchanged(before)
+
+	u = h.up(up...)
+	u.end(syscall.SIGKILL)
+	down := h.down()
+	for _, want := range []string{"nftables table ip weir-br0", "nftables table ip6 weir-br0", "nftables table bridge weir-br0", "ipv4 rule", "ipv6 rule", "ipv4 route", "ipv6 route"} {
+		if !strings.Contains(down, want) {
+			t.Errorf("down does not speak of %q:\n%s", want, down)
+		}
+	}
+	h.unchanged(before)
+	if again := h.down(); !strings.Contains(again, "nothing to remove") {
+		t.Errorf("the second down says %q", again)
+	}
+	if got := h.down("--bridge", "br0", "--json"); strings.TrimSpace(got) != `[{"link":"br0","ended":0,"removed":[]}]` {
+		t.Errorf("down --json says %s", got)
+	}
+	if !one.open("tcp", outside, "x") {
+		t.Error("the way is not open after down")
+	}
+
+	u = h.up(up...)
+	if down := h.down("--bridge", "br0"); !strings.Contains(down, fmt.Sprintf("ended process %d", u.cmd.Process.Pid)) {
+		t.Errorf("down of a running one says %q", down)
+	}
+	<-u.done
+	h.unchanged(before)
+}
+
+// down runs weir tproxy down.
+func (h *hostNet) down(args ...string) string {
+	h.t.Helper()
+	s, err := h.fails(append([]string{"tproxy", "down"}, args...)...)
+	if err != nil {
+		h.t.Fatalf("weir tproxy down: %v\n%s", err, s)
+	}
+	return s
+}
+
+// fails runs weir to its end and returns what it says.
+func (h *hostNet) fails(args ...string) (string, error) {
+	cmd := h.weir(args...)
+	var b lockedBuffer
+	cmd.Stdout, cmd.Stderr = &b, &b
+	err := h.in(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return b.String(), err
+}
+
+// TestHostDoorErrors: one clear error each, and nothing is changed.
+func TestHostDoorErrors(t *testing.T) {
+	h := newHostNet(t)
+	one := h.box(2)
+	alone := newNamespace(t)
+	broken := filepath.Join(t.TempDir(), "weir.yaml")
+	if err := os.WriteFile(broken, []byte("version: 1\napps:\n  web:\n    alow: [a.example]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := h.snapshot()
+	for _, c := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"nothing named", nil, []string{"want one of --bridge NAME and --netns PATH"}},
+		{"both named", []string{"--bridge", "br0", "--netns", "1"}, []string{"want one of --bridge NAME and --netns PATH"}},
+		{"no such bridge", []string{"--bridge", "br1"}, []string{`find "br1": no such bridge`, "fix: name one of these: br0"}},
+		{"no bridge", []string{"--bridge", one.port}, []string{"it is a veth", "no such bridge"}},
+		{"no such namespace", []string{"--netns", "nobody"}, []string{"there is no /run/netns/nobody"}},
+		{"no such process", []string{"--netns", "4194303"}, []string{"there is no /proc/4194303/ns/net"}},
+		{"a namespace without a link", []string{"--netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), alone.Fd())}, []string{"not one link to this host: it has none"}},
+		{"the host's own namespace", []string{"--netns", "self/../self"}, []string{"there is no"}},
+		{"a mode that there is not", []string{"--bridge", "br0", "--mode", "ask"}, []string{`--mode "ask": want audit or enforce`}},
+		{"a rule that is none", []string{"--bridge", "br0", "--allow", "*"}, []string{"*"}},
+		{"a broken policy", []string{"--bridge", "br0", "-f", broken}, []string{`unknown key "alow"`, "write allow"}},
+		{"a policy that is not there", []string{"--bridge", "br0", "-f", "/nowhere/weir.yaml"}, []string{"/nowhere/weir.yaml"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			said, err := h.fails(append([]string{"tproxy", "up"}, c.args...)...)
+			if err == nil {
+				t.Fatal("it came up")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(said, want) {
+					t.Errorf("it says %q, not %q", said, want)
+				}
+			}
+			if n := strings.Count(said, "weir: "); n != 1 {
+				t.Errorf("%d errors, want one:\n%s", n, said)
+			}
+			h.unchanged(before)
+		})
+	}
+
+	t.Run("without the capability", func(t *testing.T) {
+		cmd := h.weir("tproxy", "up", "--bridge", "br0")
+		var b lockedBuffer
+		cmd.Stdout, cmd.Stderr = &b, &b
+		if err := h.in(func() error { return startWithout(cmd) }); err != nil {
+			t.Fatal(err)
+		}
+		if cmd.Wait() == nil || !strings.Contains(b.String(), "CAP_NET_ADMIN") || !strings.Contains(b.String(), "fix: sudo weir tproxy") {
+			t.Errorf("it says %q", b.String())
+		}
+		h.unchanged(before)
+	})
+	t.Run("two on one bridge", func(t *testing.T) {
+		u := h.up("--bridge", "br0")
+		during := h.snapshot()
+		said, err := h.fails("tproxy", "up", "--bridge", "br0")
+		if want := fmt.Sprintf("weir tproxy is up on br0 already (process %d)", u.cmd.Process.Pid); err == nil || !strings.Contains(said, want) {
+			t.Errorf("the second says %q, want %q", said, want)
+		}
+		h.unchanged(during)
+		u.end(syscall.SIGTERM)
+		h.unchanged(before)
+	})
+}
