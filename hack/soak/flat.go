@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/weir-dev/weir/internal/boxed"
 )
 
 // When memory counts as flat. A collector that runs when the heap has doubled makes a saw of the curve, and so the line is
@@ -78,14 +80,14 @@ func (s *soak) churn() error {
 	if err != nil {
 		return err
 	}
-	defer long.stop()
-	pid, err := dataPathOf(long.cmd.Process.Pid)
+	defer long.Stop()
+	pid, err := boxed.DataPathOf(long.PID())
 	if err != nil {
 		return err
 	}
 	said := make(chan string, 1)
 	go func() {
-		answer, _ := long.ask(fmt.Sprint(int(s.duration.Seconds()) * s.pace))
+		answer, _ := long.Ask(fmt.Sprint(int(s.duration.Seconds()) * s.pace))
 		said <- answer
 	}()
 	stop := make(chan struct{})
@@ -145,8 +147,8 @@ func (s *soak) comeAndGo(stop <-chan struct{}) string {
 		n++
 		b, err := s.start("short", "churn", "0", "8")
 		if err == nil {
-			_, err = b.ask("20")
-			if ended := b.stop(); err == nil {
+			_, err = b.Ask("20")
+			if ended := b.Stop(); err == nil {
 				err = ended
 			}
 		}
@@ -168,20 +170,20 @@ func (s *soak) comesBack() error {
 	if err != nil {
 		return err
 	}
-	defer b.stop()
-	pid, err := dataPathOf(b.cmd.Process.Pid)
+	defer b.Stop()
+	pid, err := boxed.DataPathOf(b.PID())
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	if _, err := b.ask("1"); err != nil { // the program runs
+	if _, err := b.Ask("1"); err != nil { // the program runs
 		return err
 	}
 	before, err := look(pid, start)
 	if err != nil {
 		return err
 	}
-	answer, err := b.ask(fmt.Sprint(s.flows))
+	answer, err := b.Ask(fmt.Sprint(s.flows))
 	if err != nil {
 		return err
 	}

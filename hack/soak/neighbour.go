@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/weir-dev/weir/internal/boxed"
 )
 
 // connects are the connect times of one measurement, in microseconds.
@@ -65,7 +67,7 @@ func measureConnects(d time.Duration) (out connects) {
 
 // pair is an attacker and its victim.
 type pair struct {
-	attack, victim *box
+	attack, victim *boxed.Box
 	dataPath       int // the attacker's
 }
 
@@ -75,12 +77,12 @@ func (s *soak) neighbour() (err error) {
 	if p.attack, err = s.start("attacker", "attack"); err != nil {
 		return err
 	}
-	defer p.attack.stop()
+	defer p.attack.Stop()
 	if p.victim, err = s.start("victim", "victim"); err != nil {
 		return err
 	}
-	defer p.victim.stop()
-	if p.dataPath, err = dataPathOf(p.attack.cmd.Process.Pid); err != nil {
+	defer p.victim.Stop()
+	if p.dataPath, err = boxed.DataPathOf(p.attack.PID()); err != nil {
 		return err
 	}
 	fmt.Printf("connect times in the other sandbox, microseconds; %d turns of %v each, quiet and under attack by turns\n", s.rounds, s.measure)
@@ -130,12 +132,12 @@ const settle = 100 * time.Millisecond
 
 // turn measures once, under one attack, and returns how often that was made and what it cost the attacker's data path.
 func (s *soak) turn(p pair, name string) (c connects, made int, cpu time.Duration, err error) {
-	if _, err = p.attack.ask(name); err != nil {
+	if _, err = p.attack.Ask(name); err != nil {
 		return
 	}
 	time.Sleep(settle)
 	before, _ := look(p.dataPath, time.Now())
-	answer, err := p.victim.ask(s.measure.String())
+	answer, err := p.victim.Ask(s.measure.String())
 	after, _ := look(p.dataPath, time.Now())
 	if err == nil {
 		err = json.Unmarshal([]byte(answer), &c)
@@ -143,7 +145,7 @@ func (s *soak) turn(p pair, name string) (c connects, made int, cpu time.Duratio
 	if err != nil {
 		return
 	}
-	answer, err = p.attack.ask("none")
+	answer, err = p.attack.Ask("none")
 	fmt.Sscan(answer, &made)
 	time.Sleep(settle)
 	return c, made, after.cpu - before.cpu, err

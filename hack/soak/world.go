@@ -3,17 +3,14 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
+	"github.com/weir-dev/weir/internal/boxed"
 	"github.com/weir-dev/weir/internal/playground"
 )
 
@@ -46,63 +43,17 @@ type soak struct {
 }
 
 func newSoak(o options, w *playground.World) (*soak, error) {
-	s := &soak{options: o, world: w, dir: w.Dir, self: filepath.Join(w.Dir, "bin", "soak")}
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return nil, fmt.Errorf("copy soak: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(s.self), 0o755); err != nil {
-		return nil, err
-	}
-	return s, os.WriteFile(s.self, self, 0o755)
-}
-
-// box is a sandbox with a part of this binary in it.
-type box struct {
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	stdout *bufio.Reader
+	self, err := boxed.Copy(w.Dir, "soak")
+	return &soak{options: o, world: w, dir: w.Dir, self: self}, err
 }
 
 // start runs a part of this binary in a sandbox, as an ordinary user of the host.
-func (s *soak) start(name string, args ...string) (*box, error) {
-	line := []string{"run", "-q", "--name", name, "--mode", "enforce", "--events", filepath.Join(s.dir, name+".jsonl"), "--share", filepath.Dir(s.self) + ":ro"}
+func (s *soak) start(name string, args ...string) (*boxed.Box, error) {
+	how := boxed.How{Weir: s.weir, Self: s.self, Home: s.dir, Args: []string{"--name", name, "--mode", "enforce", "--events", filepath.Join(s.dir, name+".jsonl")}}
 	for _, rule := range allowed {
-		line = append(line, "--allow", rule)
+		how.Args = append(how.Args, "--allow", rule)
 	}
-	line = append(append(line, "--", s.self), args...)
-	b := &box{cmd: exec.Command(s.weir, line...)}
-	b.cmd.Env = append(os.Environ(), "HOME="+s.dir, "XDG_STATE_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir)
-	b.cmd.Dir, b.cmd.Stderr = s.dir, os.Stderr
-	var err error
-	if b.stdin, err = b.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := b.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	b.stdout = bufio.NewReader(out)
-	if err := playground.Start(b.cmd); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	return b, nil
-}
-
-// ask sends the part one order and returns its answer.
-func (b *box) ask(order string) (string, error) {
-	if _, err := io.WriteString(b.stdin, order+"\n"); err != nil {
-		return "", fmt.Errorf("order %q: %w", order, err)
-	}
-	return b.stdout.ReadString('\n')
-}
-
-// stop ends the part by the end of its orders.
-func (b *box) stop() error {
-	b.stdin.Close()
-	late := time.AfterFunc(30*time.Second, func() { b.cmd.Process.Kill() })
-	defer late.Stop()
-	return b.cmd.Wait()
+	return how.Start(args...)
 }
 
 // quick dials with a short patience.
