@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/google/gopacket/layers"
@@ -8,9 +9,20 @@ import (
 
 // The tables are gone but for the ends of their first and last pages, and leases are given all the same (the tests beside).
 func TestReleaseTables(t *testing.T) {
-	ReleaseTables()
 	middle := len(layers.EthernetTypeMetadata) / 2
+	decoders := []reflect.Value{reflect.ValueOf(layers.EthernetTypeMetadata[middle].DecodeWith).Elem(), reflect.ValueOf(layers.PPPTypeMetadata[middle].DecodeWith).Elem()}
+	for _, d := range decoders {
+		if d.Int() != int64(middle) {
+			t.Fatalf("the table of decoders is not what it was: %v", d)
+		}
+	}
+	ReleaseTables()
 	if layers.EthernetTypeMetadata[middle].DecodeWith != nil || layers.PPPTypeMetadata[middle].DecodeWith != nil {
 		t.Fatal("a table is still filled")
+	}
+	for _, d := range decoders {
+		if d.Int() != 0 {
+			t.Fatal("a table of decoders is still filled")
+		}
 	}
 }
