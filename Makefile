@@ -6,7 +6,7 @@ BIN := bin/weir
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install test gauntlet kill9 race fuzz lint vuln bench soak demo clean
+.PHONY: help build install test gauntlet kill9 race fuzz lint vuln bench soak scale demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ soak: build ## churn for SOAK (10m), make 50,000 flows, let one sandbox attack a
 	$(GO) run ./hack/soak -weir $(BIN) -for $(SOAK)
 	$(GO) run ./hack/soak -weir $(BIN) -flows 50000
 	$(GO) run ./hack/soak -weir $(BIN) -neighbour
+
+scale: build ## cost of up to SANDBOXES (1000) sandboxes and FLOWS (20000) flows; takes some 15 minutes and 15 GB
+	$(GO) run ./hack/scale -weir $(BIN) -sandboxes $(or $(SANDBOXES),1000) -flows $(or $(FLOWS),20000) $(if $(DOCS),-markdown $(DOCS))
 
 demo: build ## show what weir does, no network needed
 	$(BIN) demo

@@ -44,6 +44,7 @@ var edges = []struct{ from, to, why string }{
 	{"internal/bench", "flow/event", "the event log says which door ran, and has one event for each flow"},
 	{"hack/gauntlet", "tests/gauntlet", "the command runs the table of the tests"},
 	{"sandbox/engine", "sandbox", "rootlesskit runs inside the walls and has the link made by them"},
+	{"internal/boxed", "internal/playground", "parts of a measuring program run in sandboxes as by an ordinary user of the playground's host"},
 	{"internal/capture", "flow/sniff", "weir read has the live sniffers, no second parser"},
 	{"internal/capture", "flow/event", "weir read prints the live event shape"},
 	{"internal/capture", "internal/hostname", "names in captured DNS are normalised as live ones are"},

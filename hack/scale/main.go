@@ -17,7 +17,9 @@
 // holds for sockets is not in it, and neither are the programs inside and the servers. A run that would leave the machine less
 // than -reserve of memory, or take more process ids than there are, ends early and says so.
 //
-// part.go has what runs inside and the servers, fleet.go the sandboxes, sandboxes.go and flows.go the two questions,
+// The log alone is filled by so many writers as there are sandboxes, without any.
+//
+// part.go has what runs inside and the servers, fleet.go the sandboxes, sandboxes.go, flows.go and log.go the questions,
 // table.go what is printed.
 package main
 
@@ -27,6 +29,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +42,7 @@ type options struct {
 	weir, markdown   string
 	doors            []string
 	flows, sandboxes int
+	only             []string
 	idle, burst      time.Duration
 	reserve          int64 // octets
 }
@@ -76,8 +80,9 @@ func parseFlags() options {
 	doors := flag.String("door", "netstack,tproxy", "the doors to measure, with commas")
 	reserve := flag.Int64("reserve", 4096, "MiB of memory that are left to the rest of the machine")
 	flag.StringVar(&o.weir, "weir", "bin/weir", "the weir to measure")
-	flag.IntVar(&o.flows, "flows", 20000, "how many flows there are in the end; 0 leaves that question out")
-	flag.IntVar(&o.sandboxes, "sandboxes", 1000, "how many sandboxes there are in the end; 0 leaves that question out")
+	flag.IntVar(&o.flows, "flows", 20000, "how many flows there are in the end")
+	flag.IntVar(&o.sandboxes, "sandboxes", 1000, "how many sandboxes there are in the end")
+	only := flag.String("only", "log,sandboxes,flows", "what to measure, with commas")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long everything is left alone at each size")
 	flag.DurationVar(&o.burst, "burst", 5*time.Second, "how long flows are made for the log at each size")
 	flag.StringVar(&o.markdown, "markdown", "", "write the tables to this file, too")
@@ -86,12 +91,14 @@ func parseFlags() options {
 	if o.markdown != "" {
 		o.markdown, _ = filepath.Abs(o.markdown)
 	}
-	o.doors, o.reserve = strings.Split(*doors, ","), *reserve<<20
-	if flag.NArg() > 0 || o.flows < 0 || o.sandboxes < 0 || o.idle < time.Second || o.burst < time.Second {
+	o.doors, o.only, o.reserve = strings.Split(*doors, ","), strings.Split(*only, ","), *reserve<<20
+	if flag.NArg() > 0 || o.flows < 1 || o.sandboxes < 1 || o.idle < time.Second || o.burst < time.Second {
 		exit(errors.New("bad arguments, see -help"))
 	}
 	return o
 }
+
+func (o options) wants(what string) bool { return slices.Contains(o.only, what) }
 
 func run(o options) error {
 	world, err := playground.Open()
@@ -110,12 +117,15 @@ func run(o options) error {
 	}
 	rep := &report{options: o}
 	rep.begin()
+	if o.wants("log") {
+		rep.add(measureLog(o, world.Dir))
+	}
 	for _, door := range o.doors {
 		f := func() *fleet { return newFleet(o, door, world.Dir, self) }
-		if o.sandboxes > 0 {
+		if o.wants("sandboxes") {
 			rep.add(measureSandboxes(f(), o))
 		}
-		if o.flows > 0 {
+		if o.wants("flows") {
 			rep.add(measureFlows(f(), o))
 		}
 	}
