@@ -11,14 +11,17 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 const (
 	// spliceIovecs is how many pieces of the receive queue go to the host's socket in one writev.
 	spliceIovecs = 64
 
-	// spliceRead bounds what one Write of the endpoint takes from the host's socket.
-	spliceRead = 256 << 10
+	// spliceSegment is what gVisor sends in one packet at most, spliceRead what one Write of the endpoint takes from the host's
+	// socket. It is a multiple, and so is a part of it that is larger than one: what remains would be a packet of its own.
+	spliceSegment = gsoMaxSize - header.TCPTotalHeaderMaximumSize - 1
+	spliceRead    = 4 * spliceSegment
 
 	// copySize is the buffer through which small amounts are copied: below it, one copy is cheaper than the system call
 	// that asks how much there is. It is taken from a pool and never held while waiting.

@@ -62,7 +62,11 @@ func (d *hostReader) read(fd uintptr) bool {
 	if d.bulk {
 		avail, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
 		if err == nil && avail >= copySize {
-			p := hostPayload{fd: int(fd), size: min(avail, spliceRead)}
+			size := min(avail, spliceRead)
+			if size > spliceSegment {
+				size -= size % spliceSegment
+			}
+			p := hostPayload{fd: int(fd), size: size}
 			d.n, d.err = d.conn.enqueue(&p)
 			if p.err != nil {
 				d.err = p.err
