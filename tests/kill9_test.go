@@ -21,7 +21,7 @@ import (
 )
 
 // TestKill9: whichever process of weir is killed, at whatever moment, nothing of the sandbox stays, no flow begins, and no
-// byte arrives that the program wrote after the data path was gone. What the kernel had queued may drain.
+// byte arrives that the program wrote after the data path was gone, whatever the door. What the kernel had queued may drain.
 //
 // KILLS is how often (12); make kill9 does it 100 times. SEED repeats the moments of another run.
 func TestKill9(t *testing.T) {
@@ -34,9 +34,9 @@ func TestKill9(t *testing.T) {
 	victims := []string{"launcher", "data path", "init"}
 	worst := map[string]time.Duration{}
 	for i := range kills {
-		victim, delay := victims[i%len(victims)], time.Duration(moments.IntN(400_000))*time.Microsecond
-		ok := t.Run(fmt.Sprintf("%d %s after %v", i, victim, delay), func(t *testing.T) {
-			lag := kill9(t, stamps, victim, delay)
+		victim, door, delay := victims[i%len(victims)], doors[i/len(victims)%len(doors)], time.Duration(moments.IntN(400_000))*time.Microsecond
+		ok := t.Run(fmt.Sprintf("%d %s through %s after %v", i, victim, door, delay), func(t *testing.T) {
+			lag := kill9(t, stamps, victim, door, delay)
 			worst[victim] = max(worst[victim], lag)
 		})
 		if !ok {
@@ -54,10 +54,10 @@ const flowsAtKill = 1000
 const mercy = time.Second
 
 // kill9 does it once and returns how long after the kill the last byte that arrived was written.
-func kill9(t *testing.T, stamps *stampServer, victim string, delay time.Duration) time.Duration {
+func kill9(t *testing.T, stamps *stampServer, victim, door string, delay time.Duration) time.Duration {
 	token := fmt.Sprintf("token-%x", rand.Uint64())
 	stamps.reset()
-	r := startReady(t, "weir", "run", "-q", "--allow", stamps.at.Addr().String()+":*", "--share="+filepath.Join(binDir(), "probe")+":/run/probe:ro",
+	r := startReady(t, "weir", "run", "-q", "--door", door, "--allow", stamps.at.Addr().String()+":*", "--share="+filepath.Join(binDir(), "probe")+":/run/probe:ro",
 		"--", "/run/probe", "stamp", strconv.Itoa(flowsAtKill), stamps.at.String(), token)
 	if !soon(func() bool { return stamps.flows() >= flowsAtKill*4/5 }) {
 		t.Fatalf("the server has %d flows", stamps.flows())

@@ -13,6 +13,7 @@ const (
 	rejectTCPFlows   = "reject-tcp-flows"   // a connection beyond Limits.TCPFlows, reset
 	dropTCPHalfOpen  = "drop-tcp-half-open" // a SYN beyond Limits.HalfOpen
 	dropTCPQueue     = "drop-tcp-queue"     // times that the kernel had more SYNs to tell than we read; their senders try again
+	dropTCPStrange   = "drop-tcp-malformed" // a SYN that cannot be read
 	dropTCPUnasked   = "reject-tcp-unasked" // a connection whose SYN was not held
 	countUDP         = "udp-flows"          // flows begun
 	dropUDPPending   = "drop-udp-half-open" // a datagram beyond Limits.HalfOpenUDP

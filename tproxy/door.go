@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -68,7 +69,7 @@ func setDefault[T int | time.Duration](v *T, d T) {
 // Config is what a Door is made of.
 type Config struct {
 	// Files are the sockets of the sandbox's namespace by their kind (package rules): KindTCP, KindUDP, KindICMP,
-	// KindQueue and KindLog are used here. The Door owns them.
+	// KindQueue, KindLog and KindWatch are used here. The Door owns them.
 	Files map[string][]*os.File
 
 	// Socket opens a UDP socket in the sandbox's namespace, non-blocking, close-on-exec, with SO_REUSEADDR. The caller owns the descriptor. Required.
@@ -95,6 +96,7 @@ type Door struct {
 	table    *udpTable
 	icmp     *unreachable
 	drops    *dropLog
+	watched  *os.File // tells of changes of the rules; nil where nobody watches
 	counters counters
 
 	datagrams batch.Stats
@@ -142,38 +144,60 @@ func (d *Door) open() error {
 		return err
 	}
 	if f := d.cfg.Files[rules.KindQueue]; len(f) > 0 {
-		d.queue = &synQueue{file: f[0], verdict: d.cfg.Verdict, lost: func() { d.counters.add(dropTCPQueue) }}
+		d.queue = &synQueue{file: f[0], verdict: d.cfg.Verdict, lost: func() { d.counters.add(dropTCPQueue) }, strange: func() { d.counters.add(dropTCPStrange) }}
 	}
 	if f := d.cfg.Files[rules.KindLog]; len(f) > 0 {
-		d.drops = &dropLog{file: f[0], counters: &d.counters}
+		d.drops = &dropLog{source: f[0], counters: &d.counters}
+	}
+	if f := d.cfg.Files[rules.KindWatch]; len(f) > 0 {
+		d.watched = f[0]
 	}
 	return nil
 }
 
-// Serve hands each flow to h until ctx ends or the door is closed; then it waits for the handlers. It always returns a
-// non-nil error: ctx's, net.ErrClosed, or what a listener failed with.
+// ErrRulesChanged is what Serve returns when somebody has changed the rules that the door is made of: nobody but the owner of
+// the namespace can, and nothing that came through it afterwards could be trusted to have met them.
+var ErrRulesChanged = errors.New("somebody changed the nftables rules of the sandbox")
+
+// Serve hands each flow to h until ctx ends or the door is closed; then it waits for the handlers and for its own goroutines.
+// It always returns a non-nil error: ctx's, net.ErrClosed, ErrRulesChanged, or what a listener failed with.
 func (d *Door) Serve(ctx context.Context, h flow.Handler) error {
 	defer d.flows.Wait()
+	var readers sync.WaitGroup
+	defer readers.Wait() // before the flows: only readers begin any
 	defer d.Close()
 	stop := context.AfterFunc(ctx, func() { d.Close() })
 	defer stop()
-	failed := make(chan error, len(d.tcp)+len(d.udp)+1)
+	failed := make(chan error, len(d.tcp)+len(d.udp)+2)
+	read := func(loop func() error) { readers.Go(func() { failed <- loop() }) }
 	tcp := &tcpDoor{door: d, queue: d.queue, handler: h, slots: make(chan struct{}, d.cfg.Limits.TCPFlows), waiting: map[tcpKey]*tcpArrival{}}
 	if d.queue != nil {
-		go func() { failed <- d.queue.receive(tcp.hold) }()
+		read(func() error { return d.queue.receive(tcp.hold) })
 	}
 	for _, ln := range d.tcp {
-		go func() { failed <- tcp.acceptAll(ln) }()
+		read(func() error { return tcp.acceptAll(ln) })
 	}
 	for _, l := range d.udp {
-		go func() { failed <- l.receiveAll(h) }()
+		read(func() error { return l.receiveAll(h) })
+	}
+	if d.watched != nil {
+		read(d.watchRules)
 	}
 	if d.drops != nil {
-		go d.drops.readAll()
+		readers.Go(d.drops.readAll)
 	}
 	err := <-failed
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	return err
+}
+
+// watchRules returns as soon as the rules are changed, or may have been.
+func (d *Door) watchRules() error {
+	_, err := d.watched.Read(make([]byte, 4096))
+	if err == nil || errors.Is(err, syscall.ENOBUFS) {
+		return ErrRulesChanged
 	}
 	return err
 }

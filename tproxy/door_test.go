@@ -71,6 +71,7 @@ const (
 	portHost    = 10
 	portAbandon = 11
 	portSlow    = 12 // accepts when a while has passed
+	portStuck   = 14 // is never judged
 	portBatch   = 13 // sends datagrams back by the batch
 )
 
@@ -86,6 +87,9 @@ func (h *handler) Handle(ctx context.Context, a flow.Arrival) {
 		a.Reject(flow.HostUnreachable)
 		return
 	case portAbandon:
+		return
+	case portStuck:
+		<-ctx.Done()
 		return
 	case portSlow:
 		time.Sleep(50 * time.Millisecond)

@@ -4,7 +4,7 @@ package tproxy
 
 import (
 	"errors"
-	"os"
+	"io"
 	"strings"
 	"syscall"
 
@@ -13,7 +13,7 @@ import (
 
 // dropLog counts what the rules drop, by what the kernel says of it over NFLOG.
 type dropLog struct {
-	file     *os.File
+	source   io.Reader // the socket
 	counters *counters
 }
 
@@ -27,7 +27,7 @@ const (
 func (l *dropLog) readAll() {
 	b := make([]byte, 64<<10)
 	for {
-		n, err := l.file.Read(b)
+		n, err := l.source.Read(b)
 		switch {
 		case errors.Is(err, syscall.ENOBUFS):
 			l.counters.add(dropLogLost)

@@ -17,6 +17,7 @@ type synQueue struct {
 	file    *os.File
 	verdict func(id uint32, accept bool) // nil: this process may give verdicts itself
 	lost    func()                       // the kernel dropped SYNs because we did not read them in time; nil: nobody is told
+	strange func()                       // one was dropped that cannot be read; nil: nobody is told
 }
 
 // heldSYN is one of them.
@@ -59,6 +60,9 @@ func (q *synQueue) receive(take func(heldSYN)) error {
 				take(syn)
 			} else {
 				q.decide(heldSYN{id: m.id, queue: m.queue}, verdictDrop)
+				if q.strange != nil {
+					q.strange()
+				}
 			}
 		}
 	}

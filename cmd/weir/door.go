@@ -123,7 +123,7 @@ func (d *dataPath) openTProxy() error {
 		return err
 	}
 	files := map[string][]*os.File{}
-	for _, kind := range []string{rules.KindTCP, rules.KindUDP, rules.KindICMP, rules.KindQueue, rules.KindLog} {
+	for _, kind := range []string{rules.KindTCP, rules.KindUDP, rules.KindICMP, rules.KindQueue, rules.KindLog, rules.KindWatch} {
 		files[kind] = d.files[kind]
 	}
 	opened, err := tproxy.New(tproxy.Config{Files: files, Socket: pool.Socket, Limits: tproxyLimits(), Log: d.log})

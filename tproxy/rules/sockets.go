@@ -17,6 +17,7 @@ const (
 	KindICMP  = "tproxy-icmp"  // a raw socket that says what is unreachable, one of each family
 	KindLog   = "tproxy-log"   // an NFLOG socket that hears of dropped packets
 	KindQueue = "tproxy-queue" // an NFQUEUE socket with the SYNs that are held; not every kernel has it
+	KindWatch = "tproxy-watch" // a socket that hears when somebody changes the rules
 	KindDNS   = "dns-udp"      // the resolver's sockets on the gateway's addresses
 	KindDNS2  = "dns-tcp"
 	KindPool  = "tproxy-pool" // where more sockets for UDP flows come from (package sandbox)
@@ -72,10 +73,29 @@ func (c Inside) Open() (list []Socket, err error) {
 	if err := c.install(); err != nil {
 		return list, err
 	}
-	if !c.Hold {
-		return list, nil
+	if c.Hold {
+		if list, err = c.openQueue(list); err != nil {
+			return list, err
+		}
 	}
-	return c.openQueue(list)
+	if fd, err = watchRules(); err != nil {
+		return list, fmt.Errorf("watch the rules: %w", err)
+	}
+	return append(list, Socket{Kind: KindWatch, FD: fd}), nil
+}
+
+// watchRules joins the group that is told of every change of the namespace's rules. Ours are all there by now: whatever comes
+// is somebody else's doing. Joining needs CAP_NET_ADMIN, listening nothing.
+func watchRules() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // openQueue adds the queue of held SYNs, where the kernel can hold them.
