@@ -19,6 +19,13 @@ import (
 // In a namespace where every address is local a program can have sockets at addresses of others. These are no way around the
 // door, nor into it.
 
+// eventually asks until the answer is yes, or it has been no for long; what the test finds then is what it says.
+func eventually(yes func() bool) {
+	for end := time.Now().Add(5 * time.Second); !yes() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // TestForeignListener: who listens at somebody else's address is not called in their stead.
 func TestForeignListener(t *testing.T) {
 	_, h := serve(t, Limits{})
@@ -36,6 +43,7 @@ func TestForeignListener(t *testing.T) {
 	if got, err := ln.Accept(); err == nil {
 		t.Errorf("the program's own listener got a connection from %s", got.RemoteAddr())
 	}
+	eventually(func() bool { return len(h.arrivals()) == 1 })
 	if list := h.arrivals(); len(list) != 1 || list[0].Dst.String() != "198.51.100.10:7" {
 		t.Errorf("arrivals %+v", list)
 	}
@@ -101,12 +109,10 @@ func TestListenerHit(t *testing.T) {
 	}
 	defer c.Close()
 	want = append(want, "tcp 198.51.100.10:7")
+	eventually(func() bool { return len(h.arrivals()) >= len(want) })
 	var got []string
-	for end := time.Now().Add(2 * time.Second); len(got) < len(want) && time.Now().Before(end); time.Sleep(time.Millisecond) {
-		got = got[:0]
-		for _, a := range h.arrivals() {
-			got = append(got, a.Network+" "+a.Dst.String())
-		}
+	for _, a := range h.arrivals() {
+		got = append(got, a.Network+" "+a.Dst.String())
 	}
 	slices.Sort(got)
 	slices.Sort(want)
@@ -189,8 +195,7 @@ func TestHalfOpenLimit(t *testing.T) {
 		fds[i] = fd
 		unix.Connect(fd, &unix.SockaddrInet4{Port: portStuck, Addr: [4]byte{198, 51, 100, 10}})
 	}
-	for end := time.Now().Add(2 * time.Second); d.Counters()[dropTCPHalfOpen] < tries-2 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-	}
+	eventually(func() bool { return d.Counters()[dropTCPHalfOpen] >= tries-2 && len(h.arrivals()) == 2 })
 	if n, m := d.Counters()[dropTCPHalfOpen], len(h.arrivals()); n < tries-2 || m != 2 {
 		t.Errorf("%d SYNs dropped, %d arrivals, want %d and 2", n, m, tries-2)
 	}
@@ -207,8 +212,7 @@ func TestHalfOpenUDPLimit(t *testing.T) {
 		defer c.Close()
 		c.Write([]byte("x"))
 	}
-	for end := time.Now().Add(2 * time.Second); d.Counters()[dropUDPPending] < 3 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-	}
+	eventually(func() bool { return d.Counters()[dropUDPPending] == 3 && len(h.arrivals()) == 2 })
 	if n, m := d.Counters()[dropUDPPending], len(h.arrivals()); n != 3 || m != 2 {
 		t.Errorf("%d datagrams dropped, %d arrivals, want 3 and 2", n, m)
 	}
@@ -225,8 +229,7 @@ func TestQueueLimit(t *testing.T) {
 	for range maxQueue + 5 {
 		c.Write([]byte("x"))
 	}
-	for end := time.Now().Add(2 * time.Second); d.Counters()[dropUDPQueue] < 5 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-	}
+	eventually(func() bool { return d.Counters()[dropUDPQueue] == 5 })
 	if n := d.Counters()[dropUDPQueue]; n != 5 {
 		t.Errorf("%d datagrams dropped, want 5", n)
 	}

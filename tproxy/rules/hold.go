@@ -35,7 +35,7 @@ func (c Inside) holdLines() [][]expr.Any {
 // hold adds that chain by the first way that the kernel knows, and reports whether it knows one.
 func (c Inside) hold() (bool, error) {
 	for _, line := range c.holdLines() {
-		conn, err := nftables.New()
+		conn, err := c.nftables()
 		if err != nil {
 			return false, fmt.Errorf("open nftables: %w", err)
 		}

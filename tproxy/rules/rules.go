@@ -28,6 +28,9 @@ type Inside struct {
 	Queue uint16
 	// LogGroup is the NFLOG group that hears of dropped packets.
 	LogGroup uint16
+
+	// connect is [nftables.New], unless a test has a kernel that lacks something.
+	connect func() (*nftables.Conn, error)
 }
 
 // The prefixes under which dropped packets are said; they are the names of the door's counters.
@@ -69,9 +72,17 @@ func (c Inside) families() []family {
 	return list
 }
 
+// nftables opens a connection to the kernel's.
+func (c Inside) nftables() (*nftables.Conn, error) {
+	if c.connect != nil {
+		return c.connect()
+	}
+	return nftables.New()
+}
+
 // install adds a table for each family, in one transaction.
 func (c Inside) install() error {
-	conn, err := nftables.New()
+	conn, err := c.nftables()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
