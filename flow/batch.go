@@ -19,6 +19,12 @@ type BatchConn interface {
 	Forward(sink BatchSink) error
 }
 
+// Awaiter is what such a connection may be besides: one that can wait for a datagram without a buffer.
+type Awaiter interface {
+	// Await returns when a Read has something to return at once, be it an error, or fails with one itself.
+	Await() error
+}
+
 // BatchSink takes the datagrams that a [BatchConn] forwards. It has one call at a time, but not always by the same goroutine.
 type BatchSink interface {
 	// TryBatch takes datagrams, from the first on, without waiting for anything, and returns how many it took. The others

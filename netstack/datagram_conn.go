@@ -203,13 +203,26 @@ func (f *datagramFlow) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Await waits until a Read has something to return: a datagram or an error.
+func (f *datagramFlow) Await() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.await()
+	return nil
+}
+
+// await is Await. The caller holds f.mu.
+func (f *datagramFlow) await() {
+	for f.err == nil && !f.readExpired && len(f.queue) == 0 {
+		f.readable.Wait()
+	}
+}
+
 // next waits for a datagram, which is the caller's then.
 func (f *datagramFlow) next() (*buffer.View, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.err == nil && !f.readExpired && len(f.queue) == 0 {
-		f.readable.Wait()
-	}
+	f.await()
 	switch {
 	case f.err != nil:
 		return nil, f.opError("read", f.err)

@@ -95,9 +95,9 @@ func (s *Server) Watch(ctx context.Context, network string, server netip.AddrPor
 	return w.up.Load(), w.down.Load(), err
 }
 
-// read waits for bytes until the flow is idle, hold (if not 0) is over, or ctx ends. A deadline that another set is an
+// read has once read from c until the flow is idle, hold (if not 0) is over, or ctx ends. A deadline that another set is an
 // error like any.
-func (w *watch) read(c net.Conn, buf []byte, hold time.Duration) (int, error) {
+func (w *watch) read(c net.Conn, hold time.Duration, once func() (int, error)) (int, error) {
 	for {
 		var deadline time.Time
 		switch {
@@ -110,7 +110,7 @@ func (w *watch) read(c net.Conn, buf []byte, hold time.Duration) (int, error) {
 		if w.ctx.Err() != nil {
 			return 0, context.Cause(w.ctx)
 		}
-		n, err := c.Read(buf)
+		n, err := once()
 		if err != nil && w.ctx.Err() != nil {
 			return n, context.Cause(w.ctx)
 		}

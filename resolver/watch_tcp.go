@@ -21,7 +21,7 @@ func (w *watch) upTCP() error {
 	var held []byte
 	buf := make([]byte, streamChunk)
 	for {
-		n, err := w.read(w.client, buf, w.holdFor(len(held)))
+		n, err := w.read(w.client, w.holdFor(len(held)), func() (int, error) { return w.client.Read(buf) })
 		held = append(held, buf[:n]...)
 		var rest []byte
 		var judged error
@@ -154,7 +154,7 @@ func (w *watch) downTCP() error {
 		w.mu.Lock()
 		hold := w.holdFor(len(w.held))
 		w.mu.Unlock()
-		n, err := w.read(w.upstream, buf, hold)
+		n, err := w.read(w.upstream, hold, func() (int, error) { return w.upstream.Read(buf) })
 		w.mu.Lock()
 		delivered := w.answers(buf[:n])
 		over := w.holdOver(err, 1)

@@ -38,6 +38,7 @@ var edges = []struct{ from, to, why string }{
 	{"flow/policy", "internal/hostname", "names in rules are normalised as those on the wire are"},
 	{"flow/sniff", "internal/hostname", "names on the wire are normalised as those in rules are"},
 	{"resolver", "flow/event", "the resolver speaks of queries in the words of the event log"},
+	{"resolver", "internal/batch", "watched flows wait for datagrams without a buffer"},
 	{"resolver", "internal/guard", "answers that lead into guarded ranges are stripped"},
 	{"resolver", "internal/hostname", "questions are normalised as rules are"},
 	{"internal/bench", "internal/playground", "what is measured lives in namespaces of its own"},

@@ -145,6 +145,20 @@ func (f *udpFlow) Read(p []byte) (int, error) {
 	}
 }
 
+// Await waits until a Read has something to return.
+func (f *udpFlow) Await() error {
+	for !f.table.waiting(f) {
+		err := batch.Await(f.conn)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || f.expired() {
+			return f.why(err)
+		}
+	}
+	return nil
+}
+
 // expired reports whether the reader's own deadline is over, and sets it again where it is not.
 func (f *udpFlow) expired() bool {
 	f.mu.Lock()

@@ -111,6 +111,13 @@ func (t *udpTable) pop(f *udpFlow) []byte {
 	return b
 }
 
+// waiting reports whether a datagram is queued for f.
+func (t *udpTable) waiting(f *udpFlow) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(f.queue) > 0
+}
+
 // evict ends the flow that was quiet for longest. The caller holds t.mu.
 func (t *udpTable) evict() {
 	var oldest *udpFlow

@@ -359,6 +359,34 @@ func TestReceiveEnds(t *testing.T) {
 	}
 }
 
+// Await comes back when there is a datagram, an empty one or an error, and leaves it there.
+func TestAwait(t *testing.T) {
+	a, b := udpPair(t, "udp4")
+	buf := make([]byte, 10)
+	for _, size := range []int{3, 0} {
+		go a.Write(make([]byte, size))
+		if err := Await(b); err != nil {
+			t.Fatal(err)
+		}
+		b.SetReadDeadline(time.Now().Add(patience))
+		if n, err := b.Read(buf); n != size || err != nil {
+			t.Errorf("Read = %d, %v", n, err)
+		}
+	}
+	b.SetReadDeadline(time.Now().Add(-time.Second))
+	if err := Await(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the deadline: %v", err)
+	}
+	b.Close()
+	a.Write([]byte("x"))
+	if err := Await(a); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Read(buf); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("Read = %v", err)
+	}
+}
+
 func TestNoSocket(t *testing.T) {
 	one, two := net.Pipe()
 	defer one.Close()
