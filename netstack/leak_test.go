@@ -235,8 +235,12 @@ func TestIdleDatagramFlowCost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all flows are carried", func() bool { return d.gate.Flows() == flows })
-	if per := (memory() - before) / flows; per > idleDatagramFlow {
+	held := memory() - before
+	live := int64(d.gate.Flows()) // on a busy machine the first ones have become idle for good
+	if live < flows/10 {
+		t.Fatalf("%d of %d flows live", live, flows)
+	}
+	if per := held / live; per > idleDatagramFlow {
 		t.Errorf("%d octets for an idle flow, want at most %d", per, idleDatagramFlow)
 	}
 }

@@ -295,6 +295,7 @@ func TestBurstBounds(t *testing.T) {
 	}
 	w.sync()
 	eventually(t, "all have come", func() bool { return len(r.list()) == 1+frames*61 })
+	w.close() // so that the read loop has ended
 	for _, x := range w.link.burst.boxes {
 		if cap(x.memory) != maxBurstBytes {
 			t.Errorf("a box of %d bytes", cap(x.memory))
