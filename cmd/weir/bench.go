@@ -46,6 +46,9 @@ needed. Subjects take turns with every metric; the result is the median of the r
 --peers adds those installed of pasta, slirp4netns and gvisor-tap-vsock (through rootlesskit), each started as its manual
 says; name some with --peers=pasta,slirp4netns, and another MTU with --peers=pasta-1500.
 
+Without /dev/net/tun the netstack door is measured over a veth link, and what does not work at all is missing from the table:
+the lines above it say so, and why.
+
 Numbers are worth what the machine is quiet: a ~ marks those whose samples lie more than a factor of 2 apart.`,
 		Example: `  weir bench --quick
   weir bench --peers --html bench.html

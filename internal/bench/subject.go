@@ -3,11 +3,13 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Subject is one way of running a program with a network.
@@ -102,8 +104,13 @@ func (b *Bench) anonymous(line []string) string {
 	return strings.NewReplacer(filepath.Join(b.dir, "0"), "DIR", b.dir, "DIR", fmt.Sprint(b.port), "PORT").Replace(strings.Join(line, " "))
 }
 
+// firstLine is what a program says, for a while: a peer's --version must not hang the run.
 func firstLine(name string, args ...string) string {
-	out, _ := exec.Command(name, args...).Output()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = 100 * time.Millisecond
+	out, _ := cmd.Output()
 	line, _, _ := strings.Cut(string(out), "\n")
 	return strings.TrimSpace(line)
 }
