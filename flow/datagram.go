@@ -31,6 +31,9 @@ func (f *visit) datagrams(ctx context.Context) {
 	}
 	client, err := f.Accept()
 	if err != nil {
+		if d.Verdict != policy.Deny { // it would have been carried, and is on record as what was not
+			f.abandoned(ctx, nil, err)
+		}
 		return
 	}
 	defer client.Close()

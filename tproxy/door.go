@@ -234,6 +234,12 @@ func (d *Door) Counters() map[string]uint64 {
 	return out
 }
 
+func (d *Door) debug(err error, what string) {
+	if d.cfg.Log != nil {
+		d.cfg.Log.WithError(err).Debug(what)
+	}
+}
+
 func (d *Door) warn(err error, what string) {
 	if d.cfg.Log != nil {
 		d.cfg.Log.WithError(err).Warn(what)

@@ -82,7 +82,13 @@ func (p *Pool) ask(family byte) ([]int, error) {
 	if err == nil && len(fds) == 0 {
 		err = errors.New("none came")
 	}
-	return fds, err
+	if err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	return fds, nil
 }
 
 // Close gives the spare sockets back.

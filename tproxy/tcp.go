@@ -39,11 +39,14 @@ type tcpDoor struct {
 
 // acceptAll takes each connection until the listener is closed.
 func (t *tcpDoor) acceptAll(ln net.Listener) error {
-	for {
+	for short := false; ; {
 		c, err := ln.Accept()
 		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
-			t.door.warn(err, "accept")
+			if !short {
+				t.door.warn(err, "accept")
+			}
+			short = true
 			select {
 			case <-t.door.ctx.Done():
 			case <-time.After(acceptPause):
@@ -54,6 +57,7 @@ func (t *tcpDoor) acceptAll(ln net.Listener) error {
 		case err != nil:
 			return err
 		}
+		short = false
 		conn := c.(*net.TCPConn)
 		if t.queue != nil {
 			t.hand(conn)

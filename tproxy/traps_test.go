@@ -276,3 +276,34 @@ func FuzzOriginalDst(f *testing.F) {
 		}
 	})
 }
+
+// TestTakenAddress: a program that has the address of a flow's reply socket to itself loses the flow, which is counted; others go
+// on.
+func TestTakenAddress(t *testing.T) {
+	d, _ := serve(t, Limits{})
+	taken, err := net.ListenPacket("udp4", "198.51.100.10:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	c, err := net.Dial("udp", "198.51.100.10:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("x"))
+	eventually(func() bool { return d.Counters()[dropUDPSocket] == 1 })
+	if n := d.Counters()[dropUDPSocket]; n != 1 {
+		t.Errorf("%d flows without a socket, want 1", n)
+	}
+	other, err := net.Dial("udp", "198.51.100.11:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.SetDeadline(time.Now().Add(2 * time.Second))
+	other.Write([]byte("x"))
+	if _, err := other.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+}

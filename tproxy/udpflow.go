@@ -73,7 +73,7 @@ func (f *udpFlow) accept() (net.Conn, error) {
 	}
 	if err != nil {
 		f.table.door.counters.add(dropUDPSocket)
-		f.table.door.warn(err, "accept udp flow")
+		f.table.door.debug(err, "accept udp flow") // counted; a program that binds the address itself must not fill the terminal
 		return nil, fmt.Errorf("accept udp flow: %w", err)
 	}
 	f.table.mu.Lock()
