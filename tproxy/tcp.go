@@ -35,6 +35,7 @@ type tcpDoor struct {
 
 	mu      sync.Mutex
 	waiting map[tcpKey]*tcpArrival // SYNs without a verdict, and handshakes on their way
+	settled settled
 }
 
 // acceptAll takes each connection until the listener is closed.
@@ -80,11 +81,17 @@ func (t *tcpDoor) hand(c *net.TCPConn) {
 	}
 }
 
-// hold takes a SYN. The client's kernel sends it again while it waits; the copies are dropped.
+// hold takes a SYN. The client's kernel sends it again while it waits; the copies are dropped, and those of one that was let
+// through are, too.
 func (t *tcpDoor) hold(s heldSYN) {
 	key := tcpKey{s.src, s.dst}
 	a := &tcpArrival{door: t, key: key, syn: s, connected: make(chan *net.TCPConn, 1)}
 	t.mu.Lock()
+	if t.settled.has(s) {
+		t.mu.Unlock()
+		t.queue.decide(s, verdictAccept)
+		return
+	}
 	known := t.waiting[key] != nil
 	full := len(t.waiting) >= t.door.cfg.Limits.HalfOpen
 	if !known && !full {
@@ -159,6 +166,9 @@ func (a *tcpArrival) accept() (net.Conn, error) {
 	}
 	a.decided = true
 	a.mu.Unlock()
+	a.door.mu.Lock()
+	a.door.settled.add(a.syn)
+	a.door.mu.Unlock()
 	a.door.queue.decide(a.syn, verdictAccept)
 
 	ctx, cancel := context.WithTimeout(a.door.door.ctx, handshakePatience)
