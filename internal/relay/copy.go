@@ -19,13 +19,19 @@ var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
 // carry copies src to dst until the end of src's stream, adding to n as bytes are taken by dst.
 func carry(dst, src net.Conn, n *atomic.Int64) error {
-	to, kernelDst := dst.(*net.TCPConn)
-	from, kernelSrc := src.(*net.TCPConn)
+	if s := newSplicer(dst, src, n); s != nil {
+		return s.run()
+	}
+	return carryOther(dst, src, n)
+}
+
+// carryOther is carry where one side is no kernel socket.
+func carryOther(dst, src net.Conn, n *atomic.Int64) error {
+	_, kernelDst := dst.(*net.TCPConn)
+	_, kernelSrc := src.(*net.TCPConn)
 	writerTo, canWriteTo := src.(io.WriterTo)
 	readerFrom, canReadFrom := dst.(io.ReaderFrom)
 	switch {
-	case kernelDst && kernelSrc:
-		return splice(to, from, n)
 	case canWriteTo && !kernelSrc:
 		_, err := writerTo.WriteTo(meteredWriter{dst, n})
 		return err

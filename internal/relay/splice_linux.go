@@ -18,107 +18,98 @@ const spliceBuffer = 16 << 10
 
 var spliceBuffers = sync.Pool{New: func() any { return new([spliceBuffer]byte) }}
 
-// splice carries src to dst until the end of src's stream: small amounts by read and write, large ones by splice(2), whose
-// pages no process touches. It is what io.Copy does between two TCP connections, except that an idle flow holds no pipe, small
-// messages pass no pipe, and the system calls go past Go's scheduler: they cannot block, and it takes the processor away from
-// those that last for more than 20 microseconds.
-func splice(dst, src *net.TCPConn, n *atomic.Int64) error {
-	in, err := src.SyscallConn()
-	if err != nil {
-		return err
-	}
-	out, err := dst.SyscallConn()
-	if err != nil {
-		return err
-	}
-	s := splicer{out: out, taken: n}
-	s.write, s.drain = s.writeOnce, s.drainOnce
-	defer s.free()
-	if err := in.Read(s.read); err != nil {
-		return err
-	}
-	if s.err == io.EOF {
-		return nil
-	}
-	return s.err
-}
-
-// splicer is one direction of a flow. read runs as long as the flow does, on the source's descriptor; what it has read is gone
-// to out before it reads again.
+// splicer is one direction of a flow between two kernel sockets: small amounts go by read and write, large ones by splice(2),
+// whose pages no process touches. It is what io.Copy does between two TCP connections, except that an idle flow holds no pipe,
+// small messages pass no pipe, and the system calls go past Go's scheduler: they cannot block, and it takes the processor away
+// from those that last for more than 20 microseconds.
+//
+// The frames below run are few and small: a goroutine keeps the largest stack it ever had, and an idle flow has two.
 type splicer struct {
-	out   syscall.RawConn
-	taken *atomic.Int64
-	err   error // what ended the direction
+	in, out syscall.RawConn
+	taken   *atomic.Int64
+	err     error // what ended the direction
 
 	buf  *[spliceBuffer]byte
 	rest []byte // of buf, that out has not taken
 
 	pipe  *pipe // nil while little comes
 	piped int   // bytes in it
+	last  int   // what the last read brought
 
-	write, drain func(fd uintptr) bool
+	read, write func(fd uintptr) bool
 }
 
-// read is what RawConn.Read calls: it reports false when there is nothing to read for now, true at the end.
-func (s *splicer) read(fd uintptr) bool {
-	for {
-		var wait bool
-		if s.pipe != nil {
-			wait = s.passPages(int(fd))
-		} else {
-			wait = s.copyOnce(int(fd))
+// newSplicer returns what carries src to dst, nil when they are not both kernel sockets.
+func newSplicer(dst, src net.Conn, n *atomic.Int64) *splicer {
+	to, ok := dst.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	from, ok := src.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	s := &splicer{taken: n}
+	if s.in, s.err = from.SyscallConn(); s.err == nil {
+		s.out, s.err = to.SyscallConn()
+	}
+	s.read, s.write = s.readOnce, s.writeOnce
+	return s
+}
+
+// run carries until the end of the source's stream.
+func (s *splicer) run() error {
+	for s.err == nil {
+		s.finish(s.in.Read(s.read))
+		if s.err == nil {
+			s.finish(s.out.Write(s.write))
 		}
-		if wait || s.err != nil {
-			s.free()
-			return !wait
-		}
 	}
+	s.free()
+	if s.err == io.EOF {
+		return nil
+	}
+	return s.err
 }
 
-// copyOnce moves what fits into the buffer, and takes a pipe when it is filled: there is more.
-func (s *splicer) copyOnce(fd int) (wait bool) {
-	if s.buf == nil {
-		s.buf = spliceBuffers.Get().(*[spliceBuffer]byte)
+// readOnce is what RawConn.Read calls: it reports false when there is nothing to read for now, and lets go of everything then.
+func (s *splicer) readOnce(fd uintptr) bool {
+	s.adapt()
+	var n int
+	var errno unix.Errno
+	if s.pipe != nil {
+		n, errno = spliceRaw(int(fd), s.pipe.w, pipeSize)
+		s.piped = n
+	} else {
+		n, errno = rawCall(unix.SYS_READ, int(fd), uintptr(unsafe.Pointer(s.buf)), spliceBuffer)
+		s.rest = s.buf[:n]
 	}
-	n, errno := rawCall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(s.buf)), spliceBuffer)
-	if !s.got("read", n, errno) {
-		return errno == unix.EAGAIN
+	s.last = n
+	switch {
+	case n > 0:
+		return true
+	case errno == 0:
+		s.err = io.EOF
+	case errno != unix.EAGAIN:
+		s.err = os.NewSyscallError("read", errno)
 	}
-	s.rest = s.buf[:n]
-	s.finish(s.out.Write(s.write))
-	if n == spliceBuffer && s.err == nil {
-		s.pipe = takePipe() // nil when there is no descriptor left: then by copying
-	}
-	return false
+	s.free()
+	return s.err != nil
 }
 
-// passPages moves what is there through the pipe, and gives the pipe back when it was little.
-func (s *splicer) passPages(fd int) (wait bool) {
-	n, errno := spliceRaw(fd, s.pipe.w, pipeSize)
-	if !s.got("splice", n, errno) {
-		return errno == unix.EAGAIN
-	}
-	s.piped = n
-	s.finish(s.out.Write(s.drain))
-	if n < spliceBuffer && s.err == nil {
+// adapt takes a pipe when the buffer was filled, because there is more, and gives it back when little came. Where there is no
+// pipe to be had the buffer has to do.
+func (s *splicer) adapt() {
+	switch {
+	case s.pipe == nil && s.last == spliceBuffer:
+		s.pipe = takePipe()
+	case s.pipe != nil && s.last < spliceBuffer:
 		s.pipe.giveBack()
 		s.pipe = nil
 	}
-	return false
-}
-
-// got reports whether there are bytes, and keeps what came in their place.
-func (s *splicer) got(call string, n int, errno unix.Errno) bool {
-	switch {
-	case errno == unix.EAGAIN, errno == unix.EINTR:
-	case errno != 0:
-		s.err = os.NewSyscallError(call, errno)
-	case n == 0:
-		s.err = io.EOF
-	default:
-		return true
+	if s.pipe == nil && s.buf == nil {
+		s.buf = spliceBuffers.Get().(*[spliceBuffer]byte)
 	}
-	return false
 }
 
 // finish keeps why the destination could not be waited for.
@@ -128,15 +119,13 @@ func (s *splicer) finish(err error) {
 	}
 }
 
-// writeOnce is what RawConn.Write calls for bytes in the buffer: it reports false when the socket is full.
+// writeOnce is what RawConn.Write calls: it reports false when the socket is full.
 func (s *splicer) writeOnce(fd uintptr) bool {
-	for len(s.rest) > 0 {
-		n, errno := rawCall(unix.SYS_WRITE, int(fd), uintptr(unsafe.Pointer(&s.rest[0])), len(s.rest))
+	for len(s.rest) > 0 || s.piped > 0 {
+		n, errno := s.put(int(fd))
 		switch errno {
 		case 0:
-			s.rest = s.rest[n:]
 			s.taken.Add(int64(n))
-		case unix.EINTR:
 		case unix.EAGAIN:
 			return false
 		default:
@@ -147,23 +136,18 @@ func (s *splicer) writeOnce(fd uintptr) bool {
 	return true
 }
 
-// drainOnce is the same for bytes in the pipe.
-func (s *splicer) drainOnce(fd uintptr) bool {
-	for s.piped > 0 {
-		n, errno := spliceRaw(s.pipe.r, int(fd), s.piped)
-		switch errno {
-		case 0:
+// put writes what it can.
+func (s *splicer) put(fd int) (n int, errno unix.Errno) {
+	if s.piped > 0 {
+		if n, errno = spliceRaw(s.pipe.r, fd, s.piped); errno == 0 {
 			s.piped -= n
-			s.taken.Add(int64(n))
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return false
-		default:
-			s.err = os.NewSyscallError("splice", errno)
-			return true
 		}
+		return n, errno
 	}
-	return true
+	if n, errno = rawCall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&s.rest[0])), len(s.rest)); errno == 0 {
+		s.rest = s.rest[n:]
+	}
+	return n, errno
 }
 
 // free lets go of the buffer and the pipe. A pipe with bytes in it is nobody's any more.
@@ -172,6 +156,7 @@ func (s *splicer) free() {
 		spliceBuffers.Put(s.buf)
 		s.buf, s.rest = nil, nil
 	}
+	s.last = 0
 	switch {
 	case s.pipe == nil:
 		return
@@ -183,13 +168,30 @@ func (s *splicer) free() {
 	s.pipe = nil
 }
 
+// rawCall is read(2) or write(2) past the scheduler: 0 and an error, or a number of bytes.
 func rawCall(call uintptr, fd int, p uintptr, n int) (int, unix.Errno) {
-	r, _, errno := unix.RawSyscall(call, uintptr(fd), p, uintptr(n))
-	return int(r), errno
+	for {
+		r, _, errno := unix.RawSyscall(call, uintptr(fd), p, uintptr(n))
+		switch errno {
+		case 0:
+			return int(r), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
 }
 
-// spliceRaw moves up to n bytes; neither end may block.
+// spliceRaw moves up to n bytes likewise.
 func spliceRaw(from, to, n int) (int, unix.Errno) {
-	r, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-	return int(r), errno
+	for {
+		r, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch errno {
+		case 0:
+			return int(r), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
 }
