@@ -20,8 +20,9 @@ const (
 	batchEvents = 256
 	batchBytes  = 256 << 10
 
-	// gatherFor is how far apart writes are while events keep coming; the first one after a pause is written at once.
-	gatherFor = 5 * time.Millisecond
+	// gatherFor is how far apart writes are while events keep coming, and so how much a SIGKILL can take with it; the first one
+	// after a pause is written at once.
+	gatherFor = 20 * time.Millisecond
 
 	// closeTimeout bounds Close; retryEvery is how often a line that reports drops is tried when nothing else happens.
 	closeTimeout = 2 * time.Second
