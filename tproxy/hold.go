@@ -4,10 +4,11 @@ package tproxy
 
 import (
 	"encoding/binary"
-	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,17 +44,33 @@ const (
 // receive reads SYNs and calls take for each, until the queue is closed, which it returns. What cannot be read as a SYN
 // is dropped.
 func (q *synQueue) receive(take func(heldSYN)) error {
+	raw, err := q.file.SyscallConn()
+	if err != nil {
+		return err
+	}
 	b := make([]byte, 64<<10)
+	var n int
+	var errno syscall.Errno
+	read := func(fd uintptr) bool {
+		n, errno = readRaw(fd, b)
+		return errno != unix.EAGAIN
+	}
 	for {
-		n, err := q.file.Read(b)
-		if errors.Is(err, syscall.ENOBUFS) {
+		if err := raw.Read(read); err != nil {
+			return err
+		}
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == unix.ENOBUFS:
 			if q.lost != nil {
 				q.lost()
 			}
 			continue // their senders try again
-		}
-		if err != nil {
-			return err
+		case errno != 0:
+			return os.NewSyscallError("read", errno)
+		case n == 0:
+			return io.EOF
 		}
 		for _, m := range heldPackets(b[:n]) {
 			if syn, ok := parseSYN(m); ok {
@@ -100,7 +117,21 @@ func GiveVerdict(socket *os.File, queue uint16, id uint32, accept bool) {
 	if err != nil {
 		return // closed, and with it every held packet is dropped
 	}
-	raw.Control(func(fd uintptr) { unix.Sendto(int(fd), m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) })
+	raw.Control(func(fd uintptr) { writeRaw(fd, m) })
+}
+
+// readRaw and writeRaw go past Go's scheduler: a verdict that accepts takes the SYN through two TCP stacks before the call
+// returns, and to the scheduler looks blocked. Their descriptors are non-blocking.
+func readRaw(fd uintptr, b []byte) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func writeRaw(fd uintptr, b []byte) {
+	unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 }
 
 // heldPacket is a packet message as it came.
