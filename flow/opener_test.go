@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -18,7 +19,7 @@ func TestOpen(t *testing.T) {
 		w := newWorld(t, enforce("192.0.2.1:443"))
 		w.servers[goodAddr] = echo
 		const flows = 10
-		ends := 0
+		var ends atomic.Int64
 		var programs []*testnet.Conn
 		before := runtime.NumGoroutine()
 		for range flows {
@@ -28,30 +29,30 @@ func TestOpen(t *testing.T) {
 				Network: "tcp", Src: source, Dst: goodAddr,
 				Accept: func() (net.Conn, error) { return gates, nil },
 				Reject: func(flow.Reason) error { return nil },
-			}, func() { ends++ })
+			}, func() { ends.Add(1) })
 			if _, err := io.ReadFull(inside, make([]byte, 5)); err != nil {
 				t.Fatal(err)
 			}
 			programs = append(programs, inside)
 		}
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; ends != 0 || w.gate.Flows() != flows || n > 3*flows { // the third is the server's
-			t.Errorf("%d ends, %d flows, %d goroutines", ends, w.gate.Flows(), n)
+		if n := runtime.NumGoroutine() - before; ends.Load() != 0 || w.gate.Flows() != flows || n > 3*flows { // the third is the server's
+			t.Errorf("%d ends, %d flows, %d goroutines", ends.Load(), w.gate.Flows(), n)
 		}
 		for _, p := range programs {
 			p.Close()
 		}
 		synctest.Wait()
-		if ends != flows || w.gate.Flows() != 0 {
-			t.Errorf("%d ends, %d flows are left", ends, w.gate.Flows())
+		if ends.Load() != flows || w.gate.Flows() != 0 {
+			t.Errorf("%d ends, %d flows are left", ends.Load(), w.gate.Flows())
 		}
 		w.gate.Open(t.Context(), flow.Arrival{
 			Network: "tcp", Src: source, Dst: evilAddr,
 			Accept: func() (net.Conn, error) { panic("accepted") },
 			Reject: func(flow.Reason) error { return nil },
-		}, func() { ends++ })
-		if ends != flows+1 || w.gate.Flows() != 0 {
-			t.Errorf("%d ends after a refused flow", ends)
+		}, func() { ends.Add(1) })
+		if ends.Load() != flows+1 || w.gate.Flows() != 0 {
+			t.Errorf("%d ends after a refused flow", ends.Load())
 		}
 	})
 }
