@@ -32,7 +32,6 @@ type bound struct{ floor, aim float64 }
 
 // goal is a target of both doors.
 type goal struct {
-	what             string
 	against, variant string
 	metric, dir      string
 	streams          int
