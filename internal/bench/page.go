@@ -100,7 +100,8 @@ var page = template.Must(template.New("bench").Parse(`<!DOCTYPE html>
 body { background: var(--back); color: var(--text); font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem; } h2 small { color: var(--dim); font-weight: normal; }
 ul { color: var(--dim); padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .25rem .75rem; align-items: center; }
+.bars { display: grid; grid-template-columns: 11rem 1fr 17rem; gap: .25rem .75rem; align-items: center; }
+@media (max-width: 45rem) { .bars { grid-template-columns: 7rem 1fr 7rem; } .more { display: block; } }
 .track { height: 1.1rem; } .bar { height: 100%; min-width: 2px; border-radius: 2px; }
 .door { background: var(--door); } .peer { background: var(--peer); } .host { background: var(--host); }
 .value { font-variant-numeric: tabular-nums; } .more { color: var(--dim); font-size: .85em; }
