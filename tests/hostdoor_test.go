@@ -230,3 +230,95 @@ func TestHostDoorErrors(t *testing.T) {
 		h.unchanged(before)
 	})
 }
+
+// TestHostDoorFollows: containers come and go, rules are taken away by others, and a data path dies, while weir is up.
+func TestHostDoorFollows(t *testing.T) {
+	const outside = "198.51.100.20:7"
+	h := newHostNet(t)
+	one := h.box(2)
+	before := h.snapshot()
+	u := h.up("--bridge", "br0", "--allow", outside)
+
+	later := h.box(3)
+	u.await("the one that came later", func(e hostEvent) bool { return e.Event == "sandbox-start" && e.App == later.app() })
+	if !soon(func() bool { return later.open("tcp", outside, "x") }) || later.open("tcp", "198.51.100.10:80", "x") {
+		t.Error("the container that came later is not judged")
+	}
+	later.cmd.Process.Kill()
+	h.ip("link del %s", later.port)
+	u.await("its end", func(e hostEvent) bool { return e.Event == "sandbox-exit" && e.App == later.app() })
+
+	h.do("nft", "flush", "ruleset")
+	h.ip("rule del priority 77")
+	if !soon(func() bool {
+		return strings.Contains(u.stderr.String(), "somebody has removed rules of weir's: they are back")
+	}) {
+		t.Error("weir does not see that its rules are gone")
+	}
+	if !soon(func() bool { return one.open("tcp", outside, "x") }) || one.open("tcp", "198.51.100.10:80", "x") {
+		t.Error("the rules that are back do not judge")
+	}
+
+	for _, p := range descendants(t, u.cmd.Process.Pid) {
+		if p.name == "weir-datapath" {
+			syscall.Kill(p.pid, syscall.SIGKILL)
+		}
+	}
+	<-u.done
+	if !strings.Contains(u.stderr.String(), "the containers have no way out") || u.cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("weir ended with %d: %s", u.cmd.ProcessState.ExitCode(), u.stderr)
+	}
+	if one.open("tcp", outside, "x") {
+		t.Error("there is a way out without a data path")
+	}
+	h.down()
+	h.unchanged(before)
+}
+
+// TestHostDoorOfOne: --netns is about one container; the others on its bridge are as they were.
+func TestHostDoorOfOne(t *testing.T) {
+	const outside = "198.51.100.20:7"
+	for _, c := range []struct {
+		name  string
+		route bool // the link ends at no bridge
+	}{{"on a bridge", false}, {"on a link of its own", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHostNet(t)
+			var one *box
+			if c.route {
+				one = h.unattached(2)
+				h.ip("route add %s/32 dev %s", one.addr4, one.port)
+				h.ip("-6 route add %s/128 dev %s", one.addr6, one.port)
+				h.sysctl("net/ipv4/conf/"+one.port+"/proxy_arp", "1")
+			} else {
+				one = h.box(2)
+			}
+			two := h.box(3)
+			before := h.snapshot()
+			u := h.up("--netns", fmt.Sprint(one.cmd.Process.Pid), "--allow", outside, "--allow", "tools.example:7")
+			for _, what := range []string{"tcp " + outside + " x", "udp " + outside + " x", "tcp tools.example:7 x"} {
+				if !one.open(strings.Fields(what)...) {
+					t.Errorf("the container behind the door cannot: %s", what)
+				}
+			}
+			if one.open("tcp", "198.51.100.10:80", "x") {
+				t.Error("the door is not in the way")
+			}
+			if !two.open("tcp", "198.51.100.20:9999", "x") && !two.open("tcp", outside, "x") {
+				t.Error("the door is in the way of another container")
+			}
+			u.end(syscall.SIGKILL)
+			if one.open("tcp", outside, "x") {
+				t.Error("there is a way out after weir was killed")
+			}
+			if !two.open("tcp", outside, "x") {
+				t.Error("another container has no way out after weir was killed")
+			}
+			h.down()
+			h.unchanged(before)
+			if !c.route && !one.open("tcp", outside, "x") {
+				t.Error("the way is not open after down")
+			}
+		})
+	}
+}

@@ -76,7 +76,7 @@ func newHostNet(t *testing.T) *hostNet {
 	world.Internet(func() error {
 		for _, c := range []string{
 			fmt.Sprintf("addr add 192.0.%d.1/24 dev %s", 100+h.n, far), fmt.Sprintf("addr add 2001:db8:f%d::1/64 dev %s nodad", h.n, far),
-			fmt.Sprintf("link set %s up", far), fmt.Sprintf("route add 10.88.%d.0/24 via 192.0.%d.2", h.n, 100+h.n),
+			fmt.Sprintf("link set %s up", far), fmt.Sprintf("route add 10.99.%d.0/24 via 192.0.%d.2", h.n, 100+h.n),
 			fmt.Sprintf("-6 route add fd88:%d::/64 via 2001:db8:f%d::2", h.n, h.n),
 		} {
 			run(t, "ip", strings.Fields(c)...)
@@ -94,7 +94,7 @@ func newHostNet(t *testing.T) *hostNet {
 	return h
 }
 
-func (h *hostNet) gateway4() string { return fmt.Sprintf("10.88.%d.1", h.n) }
+func (h *hostNet) gateway4() string { return fmt.Sprintf("10.99.%d.1", h.n) }
 func (h *hostNet) gateway6() string { return fmt.Sprintf("fd88:%d::1", h.n) }
 
 // giveLink moves a link of the host to the internet.
@@ -197,8 +197,9 @@ func (h *hostNet) sysctl(path, value string) {
 // snapshot is all that the door could change.
 func (h *hostNet) snapshot() string {
 	h.t.Helper()
+	soon(func() bool { return h.do("ip", "-o", "addr", "show", "up", "tentative", "scope", "global") == "" })
 	var s strings.Builder
-	for _, c := range []string{"nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "ip -o addr"} {
+	for _, c := range []string{"nft -s list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "ip -o addr"} {
 		f := strings.Fields(c)
 		s.WriteString("# " + c + "\n")
 		for line := range strings.Lines(h.do(f[0], f[1:]...)) {
@@ -259,7 +260,7 @@ func (h *hostNet) box(last int) *box {
 func (h *hostNet) unattached(last int) *box {
 	h.t.Helper()
 	b := &box{host: h, ns: newNamespace(h.t), port: fmt.Sprintf("p%d", last),
-		addr4: fmt.Sprintf("10.88.%d.%d", h.n, last), addr6: fmt.Sprintf("fd88:%d::%d", h.n, last)}
+		addr4: fmt.Sprintf("10.99.%d.%d", h.n, last), addr6: fmt.Sprintf("fd88:%d::%d", h.n, last)}
 	b.cmd = exec.Command("sleep", "600")
 	if err := inNamespace(b.ns, b.cmd.Start); err != nil {
 		h.t.Fatal(err)

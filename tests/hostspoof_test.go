@@ -122,7 +122,7 @@ func TestHostDoorInward(t *testing.T) {
 	one := h.box(2)
 	serveEcho(t, one, 8000)
 	h.do("nft", fmt.Sprintf("table ip published { chain pre { type nat hook prerouting priority -100; tcp dport 9000 dnat to %s:8000; }; "+
-		"chain post { type nat hook postrouting priority 100; ip saddr 10.88.%d.0/24 oifname != \"br0\" masquerade; }; }", one.addr4, h.n))
+		"chain post { type nat hook postrouting priority 100; ip saddr 10.99.%d.0/24 oifname != \"br0\" masquerade; }; }", one.addr4, h.n))
 	before := h.snapshot()
 	u := h.up("--bridge", "br0", "--mode", "enforce")
 	outside := fmt.Sprintf("192.0.%d.2:9000", 100+h.n)
@@ -185,7 +185,7 @@ func TestHostDoorReplies(t *testing.T) {
 	}
 	conn.Write([]byte("question"))
 	weir := from("question")
-	if strings.HasPrefix(weir.String(), "10.88.") {
+	if strings.HasPrefix(weir.String(), "10.99.") {
 		t.Fatalf("the question comes from the container itself: %v", weir)
 	}
 	h.forgetConnections()

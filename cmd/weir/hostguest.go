@@ -153,7 +153,9 @@ func (p *hostProcess) serveOwners() (remote *os.File, err error) {
 	finder := attribution.New(p.container.PID, nil)
 	find := finder.Find
 	if p.container.PID == 0 { // a network namespace without a process
-		find = func(string, netip.AddrPort, netip.AddrPort) (attribution.Process, bool) { return attribution.Process{}, false }
+		find = func(string, netip.AddrPort, netip.AddrPort) (attribution.Process, bool) {
+			return attribution.Process{}, false
+		}
 	}
 	go func() {
 		defer local.Close()

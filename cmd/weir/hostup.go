@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,7 +21,8 @@ import (
 	"github.com/weir-dev/weir/tproxy/rules"
 )
 
-// restoreEvery is how often the rules are looked at: whoever reloads the host's firewall may have removed them.
+// restoreEvery is how often routes and settings are looked at, beside the rules, of which the kernel tells: whoever reloads
+// the host's firewall or network may have removed them.
 const restoreEvery = time.Second
 
 // hostUp is "weir tproxy up": the launcher of the containers' data paths. It holds the rules and watches who is behind the
@@ -156,13 +159,19 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 	defer cancel()
 	watching := make(chan error, 1)
 	go func() { watching <- u.target.watch(ctx, u.finder, u.changed) }()
-	tick := time.NewTicker(restoreEvery)
-	defer tick.Stop()
 	defer func() {
 		cancel()
 		<-watching
 	}()
+	changes, watch, err := rules.Changes()
+	if err != nil {
+		return err, false
+	}
+	defer watch.Close()
+	tick := time.NewTicker(restoreEvery)
+	defer tick.Stop()
 	for {
+		look := false
 		select {
 		case <-signals:
 			return nil, false
@@ -174,13 +183,21 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 			watching <- nil
 			return err, false
 		case <-tick.C:
-			again, err := u.rules.Restore()
-			if err != nil {
-				return fmt.Errorf("put rules back: %w", err), true
+			look = true
+		case _, look = <-changes:
+			if !look {
+				changes = nil
 			}
-			if again {
-				u.ui.warnf("somebody has removed rules of weir's: they are back")
-			}
+		}
+		if !look {
+			continue
+		}
+		again, err := u.rules.Restore()
+		if err != nil {
+			return fmt.Errorf("put rules back: %w", err), true
+		}
+		if again {
+			u.ui.warnf("somebody has removed rules of weir's: they are back")
 		}
 	}
 }
@@ -199,6 +216,7 @@ func (u *hostUp) changed(list []container.Container) {
 		}
 		there[c.Port.Name] = c
 	}
+	maps.DeleteFunc(u.told, func(port, _ string) bool { return !slices.Contains(refused, port) })
 	for port, p := range u.guests {
 		if now, ok := there[port]; !ok || !p.stillFits(now) {
 			u.remove(p)
@@ -221,16 +239,23 @@ func (u *hostUp) changed(list []container.Container) {
 	}
 }
 
+// tellAfter is for how long a port may have no guest before that is told: a container that comes or goes has none for a moment.
+const tellAfter = 3 * time.Second
+
 // tell says once why a port has no guest.
 func (u *hostUp) tell(c container.Container) {
-	if u.quiet || u.told[c.Port.Name] == c.Err.Error() {
+	text := c.Err.Error()
+	if u.quiet || u.told[c.Port.Name] == text {
 		return
 	}
-	u.told[c.Port.Name] = c.Err.Error()
-	if errors.Is(c.Err, container.ErrGone) {
-		return // it is about to go from the list, too
-	}
-	u.ui.warnf("nothing is carried from %s", c)
+	u.told[c.Port.Name] = text
+	time.AfterFunc(tellAfter, func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.told[c.Port.Name] == text {
+			u.ui.warnf("nothing is carried from %s", c)
+		}
+	})
 }
 
 func (u *hostUp) add(c container.Container) error {
@@ -239,7 +264,6 @@ func (u *hostUp) add(c container.Container) error {
 		return err
 	}
 	u.guests[c.Port.Name] = p
-	delete(u.told, c.Port.Name)
 	if !u.quiet && u.ready {
 		u.ui.sayf("carrying %s as %s", c, c.App())
 	}
@@ -312,7 +336,7 @@ func (u *hostUp) announce() {
 		u.ui.sayf("carrying %s as %s", p.container, p.container.App())
 	}
 	for _, changed := range s.SwitchedTo {
-		u.ui.warnf("switched net.bridge off, which was %s, until weir tproxy down: rules of others do not see frames on bridges meanwhile", changed)
+		u.ui.warnf("%s is 0 as long as weir is up: the IP rules of others do not see frames on bridges", strings.TrimSuffix(changed, "=1"))
 	}
 	u.ui.sayf("up on %s: %d containers", s.Link, len(s.Containers))
 }

@@ -8,6 +8,7 @@
 //	probe ping ADDR                   send one echo request, print "pong"
 //	probe dns SERVER:PORT NAME TYPE   ask, print the rcode and the answers (dns+tcp for TCP)
 //	probe listen PORT                 listen on 127.0.0.1:PORT, echo one connection
+//	probe serve PORT                  listen on every address, echo until killed
 //
 // More of it (load.go):
 //
@@ -70,7 +71,7 @@ func main() {
 		os.Exit(withhold(os.Args[2:]))
 	}
 	run := map[string]func(a, b, c string) error{
-		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "ping": ping,
+		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "serve": serve, "ping": ping,
 		"many": many, "upload": upload, "download": download, "datagram": datagram, "bursts": bursts, "after": after, "past": past,
 		"questions": questions, "leak": leak, "churn": churn,
 		"stamp": stamp, "linger": linger,
@@ -204,6 +205,23 @@ func ask(network, server, name, qtype string) error {
 		}
 	}
 	return nil
+}
+
+func serve(port, _, _ string) error {
+	ln, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			io.Copy(c, c)
+			c.Close()
+		}()
+	}
 }
 
 func listen(port, _, _ string) error {

@@ -80,18 +80,23 @@ func findHost(link string) (f found, err error) {
 			f.tables = append(f.tables, t)
 		}
 	}
+	others := map[int]bool{} // tables that doors of other links use
 	for _, r := range rules {
-		if r.IifName != link {
-			continue
+		if r.IifName == link {
+			f.rules = append(f.rules, r)
+		} else {
+			others[r.Table] = true
 		}
-		f.rules = append(f.rules, r)
-		routes, err := netlink.RouteListFiltered(r.Family, &netlink.Route{Table: r.Table}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			return f, fmt.Errorf("list routes of table %d: %w", r.Table, err)
+	}
+	// A rule comes before its route, so what no other door's rule leads to is this one's, or nobody's any more.
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if err != nil && !noFamily(err) {
+			return f, fmt.Errorf("list routes: %w", err)
 		}
-		for _, route := range routes {
-			if route.Protocol == routeProtocol && route.Type == unix.RTN_LOCAL {
-				f.routes = append(f.routes, route)
+		for _, r := range routes {
+			if r.Protocol == routeProtocol && r.Type == unix.RTN_LOCAL && !others[r.Table] {
+				f.routes = append(f.routes, r)
 			}
 		}
 	}
