@@ -32,7 +32,7 @@ func measureSandboxes(f *fleet, o options) (t *table, err error) {
 	t = &table{title: fmt.Sprintf("Sandboxes, --door %s", f.door), unit: "sandboxes", columns: []column{
 		{"start, median", "ms", true}, {"start, p95", "ms", true}, {"memory each", "MB", true}, {"launcher", "MB", false}, {"data path", "MB", false}, {"init", "MB", false},
 		{"idle CPU each", "ms/s", true}, {"threads each", "", true}, {"descriptors each", "", true},
-		{"flows made", "1/s", false}, {"events", "1/s", false}, {"events lost", "", false}, {"CPU per event", "us", true},
+		{"flows made", "1/s", false}, {"events", "1/s", false}, {"events lost", "", false}, {"CPU per event", "us", true}, {"of it launchers", "us", true},
 	}}
 	defer func() {
 		n := len(f.boxes)
@@ -78,12 +78,12 @@ func sandboxRow(f *fleet, o options, n int) ([]float64, error) {
 	return []float64{
 		starts[len(starts)/2], starts[len(starts)*95/100], each(float64(c.memory()) / mb), each(float64(c.launcher) / mb), each(float64(c.dataPath) / mb), each(float64(c.init) / mb),
 		each(c.busy.Seconds() * 1000 / o.idle.Seconds()), each(float64(c.threads)), each(float64(c.fds)),
-		b.flows, b.events, b.lost, b.cpu,
+		b.flows, b.events, b.lost, b.cpu, b.launchers,
 	}, nil
 }
 
 // bursts is what came of flows that all sandboxes made at once.
-type bursts struct{ flows, events, lost, cpu float64 }
+type bursts struct{ flows, events, lost, cpu, launchers float64 }
 
 func burst(f *fleet, d time.Duration) (b bursts, err error) {
 	before, err := f.events()
@@ -109,6 +109,7 @@ func burst(f *fleet, d time.Duration) (b bursts, err error) {
 	written := float64(after - before)
 	b = bursts{flows: float64(made) / took, events: written / took, lost: float64(2*made) - written}
 	b.cpu = float64((now.busy - was.busy).Microseconds()) / max(1, written)
+	b.launchers = float64((now.launcherBusy - was.launcherBusy).Microseconds()) / max(1, written)
 	return b, err
 }
 
