@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,6 +64,49 @@ func exchange(fd int, seq uint32, t tuple, swapped bool) (uint32, error) {
 		}
 	}
 }
+
+// maxParts bounds the parts of a list that are read.
+const maxParts = 64
+
+// knows reports whether the kernel has diagnostics for the protocol. It asks for the list of listening sockets, which is the
+// shortest; where there are no diagnostics, its end carries an error.
+func knows(fd int, seq uint32, network string) bool {
+	b := diagRequest(seq, tuple{network: network, local: anywhere, remote: anywhere}, false)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	binary.NativeEndian.PutUint32(b[20:], 1<<unix.BPF_TCP_LISTEN)
+	if unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) != nil {
+		return false
+	}
+	known := false
+	buf := make([]byte, 32<<10)
+	for range maxParts {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return known
+		}
+		messages, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			return known
+		}
+		for _, m := range messages {
+			switch {
+			case m.Header.Seq != seq:
+			case m.Header.Type == unix.NLMSG_DONE:
+				return known || len(m.Data) >= 4 && binary.NativeEndian.Uint32(m.Data) == 0
+			case m.Header.Type == sockDiagByFamily:
+				known = true
+			default:
+				return known
+			}
+		}
+	}
+	return known
+}
+
+var anywhere = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 
 // diagRequest builds a nlmsghdr and an inet_diag_req_v2.
 func diagRequest(seq uint32, t tuple, swapped bool) []byte {

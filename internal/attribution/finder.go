@@ -54,7 +54,7 @@ type Finder struct {
 
 	mu       sync.Mutex
 	seq      uint32
-	answers  map[string]bool // networks that diag knows: what it does not find is not there
+	answers  map[string]bool // by network, whether diag knows it, so that what it does not find is not there; absent: not asked yet
 	hints    map[uint32]holder
 	recent   []*kept
 	counters map[string]uint64
@@ -107,7 +107,8 @@ func (f *Finder) Find(network string, src, dst netip.AddrPort) (Process, bool) {
 	return p, true
 }
 
-// Counters returns how the lookups so far ended: "found", "no-socket", "no-process", "limited".
+// Counters returns how the lookups so far ended: "found", "no-socket", "no-process", "limited"; and for how many the
+// tables under /proc were read: "tables".
 func (f *Finder) Counters() map[string]uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,11 +131,24 @@ func (f *Finder) inode(t tuple) (uint32, bool) {
 			f.answers[t.network] = true
 			return inode, true
 		}
-		if errors.Is(err, errNoSocket) && f.answers[t.network] {
-			return 0, false // closed already; the tables would be read in vain, and they are long when sockets come and go
+		if errors.Is(err, errNoSocket) && f.diagnosed(t.network) {
+			return 0, false // closed already; the tables would be read in vain, and that takes as long as the whole machine has sockets
 		}
 	}
+	f.counters["tables"]++
 	return readTables(f.initPID, t)
+}
+
+// diagnosed reports whether diag knows the network's sockets, which is asked once. To go by its first success would not do: on
+// a busy machine every answer may come after the socket has gone, and then reading tables makes the next one later still.
+func (f *Finder) diagnosed(network string) bool {
+	known, asked := f.answers[network]
+	if !asked {
+		f.seq++
+		known = knows(int(f.diag.Fd()), f.seq, network)
+		f.answers[network] = known
+	}
+	return known
 }
 
 // owner returns the process that holds the socket: where it was seen last, else one of those that opened sockets lately,

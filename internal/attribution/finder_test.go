@@ -307,11 +307,26 @@ func TestGuess(t *testing.T) {
 	}
 }
 
-// Once the diagnostics have known a socket, what they do not know is not looked for in the tables.
+// What the diagnostics do not know is not looked for in the tables, not even the first time.
 func TestClosedSocketsCostOneQuestion(t *testing.T) {
 	s := startSandbox(t)
 	f := newFinder(t, s.pid, s.diag)
-	f.answers["udp"], f.answers["tcp"] = true, true
+	for _, network := range []string{"tcp", "udp"} {
+		if !knows(int(s.diag.Fd()), 7, network) {
+			t.Errorf("the kernel has no diagnostics for %s", network)
+		}
+		for range 3 {
+			f.Find(network, netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.1:2"))
+		}
+	}
+	other := must(unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE))
+	defer unix.Close(other)
+	if knows(other, 7, "tcp") {
+		t.Error("a socket that is not for diagnostics has some")
+	}
+	if got := f.Counters(); got["tables"] != 0 || got["no-socket"] != 6 {
+		t.Errorf("of sockets that are not there: %v", got)
+	}
 	f.initPID = os.Getpid() // whose tables do have the socket
 	conn := must(net.ListenPacket("udp", "127.0.0.1:0"))
 	defer conn.Close()
