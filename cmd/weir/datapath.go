@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"time"
@@ -348,19 +349,27 @@ func (d *dataPath) fail(format string, args ...any) {
 	os.Exit(1)
 }
 
-// trimFlows is by how many flows their number has to differ from the last time for trim to do something.
+// When trim does something: at so many flows more or fewer than the last time, or when the heap has been given so much since
+// then and less than trimQuiet in the last second.
 const (
 	trimFlows = 256
+	trimHeap  = 4 << 20
+	trimQuiet = 64 << 10
 	trimEvery = time.Second
 )
 
 // trim gives back what flows needed to begin and do not need to wait, and what they held when they are gone: when many more
-// or many fewer are open than before and their number has settled, it collects garbage. The collector also halves the stacks
-// that it finds mostly empty; hence twice. It ends a data path that grows out of bounds all the same.
+// or many fewer are open than before and their number has settled, or when there was work and now is none, it collects
+// garbage. The collector also halves the stacks that it finds mostly empty; hence twice. It ends a data path that grows out
+// of bounds all the same.
 func (d *dataPath) trim(ctx context.Context) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
-	for trimmed, before := 0, 0; ; {
+	var trimmed, before struct {
+		flows int
+		heap  uint64
+	}
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -369,14 +378,24 @@ func (d *dataPath) trim(ctx context.Context) {
 		if used, soon := lockdown.OutOfMemory(); soon {
 			d.fail("the data path holds %d of the %d MiB that it may have", used>>20, lockdown.MemoryMax>>20)
 		}
-		flows := d.gate.Flows()
-		if far(flows, trimmed) && !far(flows, before) {
+		now := before
+		now.flows, now.heap = d.gate.Flows(), allocated()
+		settled := far(now.flows, trimmed.flows) && !far(now.flows, before.flows)
+		quiet := now.heap-trimmed.heap >= trimHeap && now.heap-before.heap < trimQuiet
+		if settled || quiet {
 			runtime.GC()
 			debug.FreeOSMemory()
-			trimmed = flows
+			trimmed = now
 		}
-		before = flows
+		before = now
 	}
+}
+
+// allocated is how many octets of the heap were given out so far.
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
 // far reports whether the numbers of flows differ by much.
