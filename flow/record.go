@@ -45,6 +45,7 @@ func (f *visit) record() {
 	}
 	if f.process != nil {
 		c.Process = <-f.process
+		f.process = nil
 	}
 	f.emit(c)
 }

@@ -99,6 +99,7 @@ func (f *visit) judgeStream(ctx context.Context, client, upstream net.Conn) open
 		f.turnAway(client, r)
 		return opening{}
 	}
+	h.stream = nil
 	f.record()
 	return opening{relay: r, upward: opts, held: h}
 }
@@ -117,7 +118,7 @@ func (f *visit) upward(ctx context.Context, h *held) (opts relay.Options, ok boo
 	}
 	err := later.see(seen)
 	if h.status == sniff.More { // the hold ended in the middle of a claim, which goes on
-		later.stream = &h.stream
+		later.stream = h.stream
 	}
 	if err == nil {
 		opts.WatchUp = later.look
@@ -234,7 +235,7 @@ type held struct {
 	buf    *[]byte
 	hint   sniff.Hint
 	status sniff.Status
-	stream sniff.Stream
+	stream *sniff.Stream // nil once the flow is judged and nothing is left to see
 	err    error // what ended the reading, if not the claim
 
 	// taken are the octets of the gate's budget that this one holds.
@@ -263,7 +264,7 @@ var heldBuffers = sync.Pool{New: func() any { b := make([]byte, 0, heldStart); r
 // holdStream reads the client's first bytes until they show what they claim, the client ends its stream, or the time is
 // up. It never takes bytes it would not hold.
 func holdStream(client net.Conn, wait time.Duration, budget *atomic.Int64) *held {
-	h := &held{buf: heldBuffers.Get().(*[]byte), budget: budget}
+	h := &held{buf: heldBuffers.Get().(*[]byte), budget: budget, stream: new(sniff.Stream)}
 	b := (*h.buf)[:0]
 	client.SetReadDeadline(time.Now().Add(wait))
 	for h.status == sniff.More && h.err == nil {
