@@ -114,6 +114,9 @@ func TestHostDoorComesAndGoes(t *testing.T) {
 
 	u = h.up(up...)
 	u.end(syscall.SIGKILL)
+	if said, _ := h.fails("doctor", "host-door"); !strings.Contains(said, "a weir tproxy up on br0 was killed") || !strings.Contains(said, "fix: sudo weir tproxy up --bridge br0") {
+		t.Errorf("doctor says %q", said)
+	}
 	down := h.down()
 	for _, want := range []string{"nftables table ip weir-br0", "nftables table ip6 weir-br0", "nftables table bridge weir-br0", "ipv4 rule", "ipv6 rule", "ipv4 route", "ipv6 route"} {
 		if !strings.Contains(down, want) {
@@ -217,6 +220,33 @@ func TestHostDoorErrors(t *testing.T) {
 			t.Errorf("it says %q", b.String())
 		}
 		h.unchanged(before)
+	})
+	t.Run("a firewall behind the door", func(t *testing.T) {
+		h.do("nft", "table inet fw { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; meta l4proto ipv6-icmp accept; }; }")
+		defer h.unchanged(before)
+		defer h.do("nft", "delete", "table", "inet", "fw")
+		u := h.up("--bridge", "br0", "--allow", "198.51.100.20:7")
+		said := u.stderr.String()
+		_, fix, found := strings.Cut(said, "fix: nft ")
+		if !strings.Contains(said, "nftables chain inet fw input drops what it does not know") || !found || one.open("tcp", "198.51.100.20:7", "x") {
+			t.Fatalf("weir says %q", said)
+		}
+		rule, _, _ := strings.Cut(fix, "\n")
+		h.do("nft", strings.Fields(rule)...)
+		if !one.open("tcp", "198.51.100.20:7", "x") {
+			t.Errorf("what weir says does not help: %q", rule)
+		}
+		u.end(syscall.SIGTERM)
+	})
+	t.Run("numbers that others have", func(t *testing.T) {
+		h.ip("rule add priority 77 fwmark 0x75000000/0xff000000 lookup 1077")
+		defer h.unchanged(before)
+		defer h.ip("rule del priority 77")
+		u := h.up("--bridge", "br0", "--allow", "198.51.100.20:7")
+		if !strings.Contains(u.status, `"route_table":1078`) || !strings.Contains(u.status, `"mark":"0x79000000/0xff000000"`) || !one.open("tcp", "198.51.100.20:7", "x") {
+			t.Errorf("weir says %s", u.status)
+		}
+		u.end(syscall.SIGTERM)
 	})
 	t.Run("two on one bridge", func(t *testing.T) {
 		u := h.up("--bridge", "br0")

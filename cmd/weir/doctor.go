@@ -49,6 +49,7 @@ func probes() []probe {
 		{"walls", probeWalls},
 		{"lockdown", probeLockdown},
 		{"nft-tproxy", probeTProxy},
+		{"host-door", probeHostDoor},
 		{"ping", probePing},
 		{"resolver", probeResolver},
 		{"ipv6", probeIPv6},

@@ -101,6 +101,15 @@ func endHost(link string) (pid int, err error) {
 	return int(peer.Pid), nil
 }
 
+// hostIsDown reports whether no weir is up on the link.
+func hostIsDown(link string) bool {
+	c, err := net.DialUnix("unix", nil, lockAddress(link))
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
 // peerOf says which process is at the other end.
 func peerOf(c *net.UnixConn) (peer *unix.Ucred, err error) {
 	raw, err := c.SyscallConn()

@@ -25,6 +25,8 @@ func main() {
 		dataPathMain()
 	case os.Args[0] == probeTProxyName:
 		probeTProxyMain()
+	case os.Args[0] == probeHostName:
+		probeHostMain()
 	case os.Args[0] == probeLockdownName:
 		probeLockdownMain()
 	default:

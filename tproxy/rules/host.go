@@ -122,7 +122,7 @@ func OpenHost(cfg HostConfig) (h *Host, err error) {
 
 // check finds the link, and asks the kernel for all that the rules will need.
 func (h *Host) check() error {
-	if err := probeHost(); err != nil {
+	if err := ProbeHost(); err != nil {
 		return err
 	}
 	link, err := netlink.LinkByName(h.cfg.Link)

@@ -85,8 +85,9 @@ func told(err error) error {
 	return err
 }
 
-// probeHost asks the kernel for all that a door needs, and leaves nothing behind.
-func probeHost() error {
+// ProbeHost asks the kernel for all that a door on the host needs, and leaves nothing behind. The error is [ErrPrivilege],
+// [ErrNoNFTables] or [ErrNoTPROXY].
+func ProbeHost() error {
 	for _, step := range []struct {
 		family  nftables.TableFamily
 		exprs   []expr.Any
