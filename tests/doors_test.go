@@ -109,6 +109,7 @@ func TestSameEvents(t *testing.T) {
 		{"audit", "--mode audit", "/run/probe get http://evil.example/; /run/probe tcp 10.1.2.3:5432 x; /run/probe tcp 169.254.169.254:80 x", owners},
 		{"no tunnel", "--route tunnel --allow tools.example:7", "/run/probe tcp 198.51.100.20:7 x; /run/probe udp 198.51.100.20:7 x", owners},
 		{"the host's port", "--host-port 7007", "/run/probe tcp localhost:7007 x; /run/probe tcp host.weir.internal:7007 x", owners},
+		{"an answer too late", "--allow tools.example:7", `bash -c 'exec 4<>/dev/udp/tools.example/7; echo y >&4; exec 4>&-; sleep 0.3'`, owners},
 		{"nobody's address", "--allow @any:*", "for to in 224.0.0.251:5353 255.255.255.255:7 [ff02::1]:7 0.0.0.0:7; do timeout 0.2 /run/probe udp $to x; done", owners | dropNames},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -47,7 +47,7 @@ func TestRulesVanish(t *testing.T) {
 					init = p.pid
 				}
 			}
-			vanish := exec.Command("nsenter", "--preserve-credentials", "--user", "--net", "--target", strconv.Itoa(init), "nft", "flush", "ruleset")
+			vanish := exec.Command("nsenter", "--net", "--target", strconv.Itoa(init), "nft", "flush", "ruleset") // the playground is above it
 			if text, err := vanish.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, text)
 			}

@@ -18,6 +18,7 @@
 //	to multicast, broadcast, class E                    drop, and say so
 //	TCP, UDP                                            to the socket of their flow, or else to the door's listener, address
 //	                                                    and port unchanged (TPROXY)
+//	ICMP that says that nobody takes an answer          drop
 //	everything else                                     drop, and say so
 //
 // The chain's policy is drop. The listener's accepted sockets have the program's destination as their own address, since

@@ -54,6 +54,7 @@ type family struct {
 	own, gateway  netip.Addr
 	loopback      netip.Prefix
 	noUnicast     []netip.Prefix
+	icmp          byte
 }
 
 func (c Inside) families() []family {
@@ -61,12 +62,14 @@ func (c Inside) families() []family {
 		table: nftables.TableFamilyIPv4, src: 12, dst: 16, len: 4, own: c.Addr4, gateway: c.Gateway4,
 		loopback:  netip.MustParsePrefix("127.0.0.0/8"),
 		noUnicast: []netip.Prefix{netip.MustParsePrefix("224.0.0.0/3")}, // multicast, class E, broadcast
+		icmp:      unix.IPPROTO_ICMP,
 	}}
 	if c.Addr6.IsValid() {
 		list = append(list, family{
 			table: nftables.TableFamilyIPv6, src: 8, dst: 24, len: 16, own: c.Addr6, gateway: c.Gateway6,
 			loopback:  netip.MustParsePrefix("::1/128"),
 			noUnicast: []netip.Prefix{netip.MustParsePrefix("ff00::/8")},
+			icmp:      unix.IPPROTO_ICMPV6,
 		})
 	}
 	return list
@@ -120,7 +123,20 @@ func (c Inside) rules(f family) [][]expr.Any {
 			join(transport(protocol), f.address(f.dst, expr.CmpOpEq, gateway), port(dnsPort), accept()),
 			join(transport(protocol), c.tproxy(f), accept()))
 	}
-	return append(list, c.drop(DropProtocol))
+	return append(list, join(transport(f.icmp), unreachable(f.icmp), []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}), c.drop(DropProtocol))
+}
+
+// unreachable matches the ICMP message by which the program's kernel says that nobody takes an answer any more. It is dropped
+// without a word: no program has sent it, and the flow lasts for the next datagram, or until it is idle.
+func unreachable(icmp byte) []expr.Any {
+	kind := byte(3) // RFC 792
+	if icmp == unix.IPPROTO_ICMPV6 {
+		kind = 1 // RFC 4443 section 3.1
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{kind}},
+	}
 }
 
 // links are the rules about what does not come by lo.
