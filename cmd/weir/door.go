@@ -99,10 +99,10 @@ func (d *dataPath) openStack() error {
 	return nil
 }
 
-// Descriptors: a flow of the tproxy door holds two sockets, and a pipe of a pool while bytes pass; the rest of the data path
-// has a reserve.
+// Descriptors: a flow of the tproxy door holds two sockets; the pipes of those that carry bytes at the moment, dials and the
+// rest of the data path have a reserve.
 const (
-	flowDescriptors     = 3
+	flowDescriptors     = 2
 	reservedDescriptors = 2048
 )
 
