@@ -23,6 +23,7 @@ type fleet struct {
 	how     boxed.How
 	dir     string
 	reserve int64
+	had     int64 // octets of memory that were available before
 	boxes   []*boxed.Box
 }
 
@@ -44,11 +45,11 @@ func (f *fleet) log() string { return filepath.Join(f.dir, "events.jsonl") }
 // errFull says that the machine has no room for more.
 var errFull = errors.New("the machine is full")
 
-// Room for what is measured at each size, and for the rest of the machine.
-const sparePIDs = 4096
+// sparePIDs are left to the rest of the machine.
+const sparePIDs = 2048
 
-// room says whether the machine has room for some sandboxes more, by what those that run take.
-func (f *fleet) room(more int) error {
+// room says whether the machine has room for more.
+func (f *fleet) room() error {
 	have := boxed.Available()
 	if have < f.reserve {
 		return fmt.Errorf("%w: %d MiB of memory are available", errFull, have>>20)
@@ -72,7 +73,7 @@ func (f *fleet) room(more int) error {
 
 // start starts one more and returns how long that took: until its program said that it runs.
 func (f *fleet) start() (time.Duration, error) {
-	if err := f.room(1); err != nil {
+	if err := f.room(); err != nil {
 		return 0, err
 	}
 	begin := time.Now()

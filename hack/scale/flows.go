@@ -40,7 +40,7 @@ func measureFlows(f *fleet, o options) (t *table, err error) {
 	}
 	open, probed := 0, int64(0)
 	for _, n := range sizes(o.flows, 1000) {
-		if err := f.room(1); err != nil {
+		if err := f.room(); err != nil {
 			t.note("stopped before %d: %v", n, err)
 			return t, nil
 		}

@@ -14,7 +14,8 @@
 // each of these sizes memory, idle cost and the time of one more flow are read.
 //
 // Memory is the processes' proportional share (PSS), so that the pages of the one binary are counted once; what the kernel
-// holds for sockets is not in it, and neither are the programs inside and the servers. A run that would leave the machine less
+// holds for sockets is not in it, and neither are the programs inside and the servers. "machine" is by how much less memory
+// the machine has available, with everything, the kernel and the rest of the machine's work included. A run that would leave the machine less
 // than -reserve of memory, or take more process ids than there are, ends early and says so.
 //
 // The log alone is filled by so many writers as there are sandboxes, without any.

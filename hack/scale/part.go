@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -102,6 +103,7 @@ func serveMain() error {
 //	probe N     N flows one after the other, a greeting there and back on each: answers their median in microseconds
 //	burst TIME  as many of these as it can for that long: answers how many
 func programMain() error {
+	runtime.GOMAXPROCS(1) // it is to be small: there are a thousand of it
 	p := &program{}
 	fmt.Println("ready")
 	in := bufio.NewScanner(os.Stdin)

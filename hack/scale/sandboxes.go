@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/weir-dev/weir/internal/boxed"
 )
 
 // sizes are those that are looked at on the way to most.
@@ -31,9 +33,10 @@ const connectEvent, closeEvent = `"event":"network-connect"`, `"event":"network-
 func measureSandboxes(f *fleet, o options) (t *table, err error) {
 	t = &table{title: fmt.Sprintf("Sandboxes, --door %s", f.door), unit: "sandboxes", columns: []column{
 		{"start, median", "ms", true}, {"start, p95", "ms", true}, {"memory each", "MB", true}, {"launcher", "MB", false}, {"data path", "MB", false}, {"init", "MB", false},
-		{"idle CPU each", "ms/s", true}, {"threads each", "", true}, {"descriptors each", "", true},
+		{"program", "MB", false}, {"machine, each", "MB", true}, {"idle CPU each", "ms/s", true}, {"threads each", "", true}, {"descriptors each", "", true},
 		{"flows made", "1/s", false}, {"events", "1/s", false}, {"events lost", "", false}, {"CPU per event", "us", true}, {"of it launchers", "us", true},
 	}}
+	f.had = boxed.Available()
 	defer func() {
 		n := len(f.boxes)
 		took, stopped := f.stop()
@@ -77,7 +80,7 @@ func sandboxRow(f *fleet, o options, n int) ([]float64, error) {
 	const mb = 1 << 20
 	return []float64{
 		starts[len(starts)/2], starts[len(starts)*95/100], each(float64(c.memory()) / mb), each(float64(c.launcher) / mb), each(float64(c.dataPath) / mb), each(float64(c.init) / mb),
-		each(c.busy.Seconds() * 1000 / o.idle.Seconds()), each(float64(c.threads)), each(float64(c.fds)),
+		each(float64(c.programs) / mb), each(float64(f.had-boxed.Available()) / mb), each(c.busy.Seconds() * 1000 / o.idle.Seconds()), each(float64(c.threads)), each(float64(c.fds)),
 		b.flows, b.events, b.lost, b.cpu, b.launchers,
 	}, nil
 }
