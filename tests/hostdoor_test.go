@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // The door on the host (weir tproxy up): before containers that somebody else has made.
@@ -19,6 +21,8 @@ func TestHostDoor(t *testing.T) {
 	one, two := h.box(2), h.box(3)
 	u := h.up("--bridge", "br0", "--allow", "shop.example", "--allow", "tools.example:7,9", "--allow", "six.example:7", "--allow", two.addr4+":5000")
 	serveEcho(t, two, 5000)
+	h.do("nft", "table inet seen { chain marked { type filter hook output priority 0; meta mark and 0xff000000 == 0x77000000 tcp dport 80 counter; }; }")
+	holdsOnly(t, u)
 	for _, c := range []struct{ name, want, probe string }{
 		{"http by name", "200 OK\nhello from shop.example", "get http://shop.example/"},
 		{"tls by name", "connected", "tls shop.example:443 shop.example"},
@@ -57,6 +61,9 @@ func TestHostDoor(t *testing.T) {
 	u.await("the question", func(e hostEvent) bool {
 		return e.Event == "dns-query" && e.Details.Hostname == "shop.example" && e.Details.Server == "198.51.100.53:53"
 	})
+	if seen := h.do("nft", "list", "table", "inet", "seen"); strings.Contains(seen, "packets 0") {
+		t.Errorf("weir's own connections are not marked: %s", seen)
+	}
 	if out, err := out(one.ns, "ping", "-c1", "-W1", "198.51.100.10"); err == nil {
 		t.Errorf("ping was carried: %s", out)
 	}
@@ -66,6 +73,39 @@ func TestHostDoor(t *testing.T) {
 		t.Errorf("weir ended with %d: %s", status, u.stderr)
 	}
 	u.await("the end", func(e hostEvent) bool { return e.Event == "sandbox-exit" && e.App == one.app() })
+}
+
+// holdsOnly looks at the capabilities of weir's processes.
+func holdsOnly(t *testing.T, u *upDoor) {
+	t.Helper()
+	dataPath, launcher := uint64(1<<unix.CAP_NET_RAW|1<<unix.CAP_NET_BIND_SERVICE), uint64(0)
+	for _, c := range []int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYS_CHROOT, unix.CAP_DAC_READ_SEARCH, unix.CAP_SETPCAP} {
+		launcher |= 1 << c
+	}
+	may := map[int]uint64{u.cmd.Process.Pid: launcher | dataPath}
+	for _, p := range descendants(t, u.cmd.Process.Pid) {
+		if p.name == "weir-datapath" {
+			may[p.pid] = dataPath
+		}
+	}
+	if len(may) != 3 {
+		t.Errorf("%d processes, want a launcher and two data paths", len(may))
+	}
+	for pid, may := range may {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		for _, task := range tasks {
+			status, err := os.ReadFile(task)
+			if err != nil {
+				continue // the thread has ended
+			}
+			for line := range strings.Lines(string(status)) {
+				var set uint64
+				if _, err := fmt.Sscanf(line, "CapPrm:\t%x", &set); err == nil && set&^may != 0 {
+					t.Errorf("%s has capabilities %x, may have %x", task, set, may)
+				}
+			}
+		}
+	}
 }
 
 // serveEcho runs a server in the box.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/internal/container"
+	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/tproxy/rules"
 )
 
@@ -54,7 +55,7 @@ func (u *hostUp) run() (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	for _, step := range []func() error{u.checkFlags, u.readPolicy, u.findTarget, u.takeLock} {
+	for _, step := range []func() error{u.checkFlags, u.readPolicy, lockdown.HostLauncher, u.findTarget, u.takeLock} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -37,6 +37,15 @@ func dropCapabilities(keep uint32) error {
 	return nil
 }
 
+// KeepOnly takes all capabilities from all threads but those in keep, of the first 32, that they have.
+func KeepOnly(keep ...uintptr) error {
+	set := uint32(0)
+	for _, c := range keep {
+		set |= 1 << c
+	}
+	return dropCapabilities(set)
+}
+
 // BequeathNothing empties the bounding set of the calling thread: what it executes has no capabilities, be it root. The
 // goroutine must be locked to its thread and must not give it back. Where the thread may not do this, as an ordinary user's
 // may not, nothing is done: no_new_privs and [DataPath] see to the rest.

@@ -32,6 +32,13 @@ func HostDataPath() (held []string, err error) {
 	return dataPath(keep, [2]uint64{unix.SOL_SOCKET, unix.SO_MARK})
 }
 
+// HostLauncher takes from the launcher of the containers' data paths what it does not need: it changes the network, goes into
+// the containers' namespaces and looks at their processes and their engines' files, and starts data paths.
+func HostLauncher() error {
+	return KeepOnly(append(HostCapabilities(), unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYS_CHROOT,
+		unix.CAP_DAC_READ_SEARCH, unix.CAP_SETPCAP)...)
+}
+
 // HostCapabilities are what the data path of a container on the host keeps.
 func HostCapabilities() []uintptr { return []uintptr{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE} }
 
