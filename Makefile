@@ -3,6 +3,7 @@ GO ?= go
 FUZZTIME ?= 20000x
 SOAK ?= 10m
 BIN := bin/weir
+DOORS := weir,weir tproxy,weir both
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
@@ -20,8 +21,8 @@ install: build ## install weir to /usr/local/bin (DESTDIR, PREFIX)
 test: ## run all tests
 	$(GO) test ./...
 
-gauntlet: build ## attack weir and print what it holds (TOOL=weir,pasta,bwrap compares, ONLY=REGEXP picks rows)
-	$(GO) run ./hack/gauntlet -weir $(BIN) -tool $(or $(TOOL),weir) -only '$(ONLY)' $(if $(DOCS),-docs $(DOCS))
+gauntlet: build ## attack weir through each door and print what it holds (TOOL=weir,pasta,bwrap compares, ONLY=REGEXP picks rows)
+	$(GO) run ./hack/gauntlet -weir $(BIN) -tool '$(or $(TOOL),$(DOORS))' -only '$(ONLY)' $(if $(DOCS),-docs $(DOCS))
 
 kill9: ## kill weir KILLS times (100) under a thousand flows
 	KILLS=$(or $(KILLS),100) $(GO) test ./tests -count=1 -run TestKill9 -v
