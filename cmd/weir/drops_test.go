@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,9 +17,16 @@ import (
 func TestDropsAreToldWhileTheyHappen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counters := map[string]uint64{}
+		var mu sync.Mutex // of counters and got
 		var got []string
 		start := time.Now()
-		d := newDrops(func() map[string]uint64 { return counters }, func(e event.Details) {
+		d := newDrops(func() map[string]uint64 {
+			mu.Lock()
+			defer mu.Unlock()
+			return maps.Clone(counters)
+		}, func(e event.Details) {
+			mu.Lock()
+			defer mu.Unlock()
 			drop := e.(*event.Dropped)
 			got = append(got, fmt.Sprintf("%.0fs %s %d", time.Since(start).Seconds(), drop.What, drop.Count))
 		})
@@ -28,12 +37,18 @@ func TestDropsAreToldWhileTheyHappen(t *testing.T) {
 			time.Sleep(time.Until(start.Add(time.Duration(second * float64(time.Second)))))
 			synctest.Wait()
 		}
+		count := func(what string, n uint64) {
+			mu.Lock()
+			defer mu.Unlock()
+			counters[what] = n
+		}
 		at(3.5)
-		counters["drop-a"] = 5
+		count("drop-a", 5)
 		at(4.5)
-		counters["drop-a"], counters["drop-b"] = 7, 1
+		count("drop-a", 7)
+		count("drop-b", 1)
 		at(15.5)
-		counters["drop-a"] = 8
+		count("drop-a", 8)
 		at(16.5)
 		cancel()
 		<-done

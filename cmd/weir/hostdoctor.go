@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,7 +21,12 @@ const probeHostName = "weir-probe-host-door"
 func probeHostDoor() finding {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{probeHostName}
-	if _, err := inNamespaces(cmd); err != nil {
+	_, err := inNamespaces(cmd)
+	var pe *fs.PathError
+	switch {
+	case errors.As(err, &pe) && pe.Op == "fork/exec": // it was not even asked
+		return finding{Status: "skip", Summary: "no namespaces to try weir tproxy up in: " + err.Error()}
+	case err != nil:
 		return finding{Status: "warn", Summary: "no door before containers: " + err.Error(),
 			Fix: "sudo modprobe -a nf_tables nft_tproxy nf_tproxy_ipv4 nf_tproxy_ipv6 nfnetlink_log (only weir tproxy up needs it)"}
 	}
