@@ -33,6 +33,9 @@ func lockHost(link string) (*hostLock, error) {
 		if c, err := net.DialUnix("unix", nil, lockAddress(link)); err == nil {
 			if peer, err := peerOf(c); err == nil {
 				by = fmt.Sprintf(" (process %d)", peer.Pid)
+				if !trusted(peer) {
+					by = fmt.Sprintf(", or process %d of user %d pretends that", peer.Pid, peer.Uid)
+				}
 			}
 			c.Close()
 		}
@@ -57,7 +60,7 @@ func (l *hostLock) listen() {
 			return
 		}
 		peer, err := peerOf(c)
-		if err != nil || peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		if err != nil || !trusted(peer) {
 			c.Close()
 			continue
 		}
@@ -91,6 +94,9 @@ func endHost(link string) (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("find weir tproxy on %s: %w", link, err)
 	}
+	if !trusted(peer) { // anybody can take the name of the socket; that is no weir of root's
+		return 0, nil
+	}
 	if _, err := c.Write([]byte(endRequest)); err != nil {
 		return 0, fmt.Errorf("end process %d: %w", peer.Pid, err)
 	}
@@ -109,6 +115,9 @@ func hostIsDown(link string) bool {
 	}
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
+
+// trusted reports whether the peer is root's or our own user's.
+func trusted(peer *unix.Ucred) bool { return peer.Uid == 0 || int(peer.Uid) == os.Geteuid() }
 
 // peerOf says which process is at the other end.
 func peerOf(c *net.UnixConn) (peer *unix.Ucred, err error) {

@@ -15,8 +15,8 @@ import (
 const lastCap = 63
 
 // dropCapabilities empties all sets of all threads, but for those in keep, a set of the first 32 capabilities, that they
-// have. An ordinary user's are empty already.
-func dropCapabilities(keep uint32) error {
+// have; what they execute inherits those in inherit. An ordinary user's are empty already.
+func dropCapabilities(keep, inherit uint32) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData
 	if err := unix.Capget(&header, &sets[0]); err != nil {
@@ -25,9 +25,9 @@ func dropCapabilities(keep uint32) error {
 	if sets[0].Permitted|sets[1].Permitted|sets[0].Inheritable|sets[1].Inheritable == 0 {
 		return nil
 	}
-	// Ambient capabilities go with those that are permitted.
+	// Ambient capabilities go with those that are permitted, or inheritable.
 	keep &= sets[0].Permitted
-	sets = [2]unix.CapUserData{{Effective: keep, Permitted: keep}}
+	sets = [2]unix.CapUserData{{Effective: keep, Permitted: keep, Inheritable: keep & inherit & sets[0].Inheritable}}
 	err := onAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets[0])), 0)
 	runtime.KeepAlive(&header)
 	runtime.KeepAlive(&sets)
@@ -37,13 +37,12 @@ func dropCapabilities(keep uint32) error {
 	return nil
 }
 
-// KeepOnly takes all capabilities from all threads but those in keep, of the first 32, that they have.
-func KeepOnly(keep ...uintptr) error {
-	set := uint32(0)
-	for _, c := range keep {
+// setOf is the set of some of the first 32 capabilities.
+func setOf(list ...uintptr) (set uint32) {
+	for _, c := range list {
 		set |= 1 << c
 	}
-	return dropCapabilities(set)
+	return set
 }
 
 // BequeathNothing empties the bounding set of the calling thread: what it executes has no capabilities, be it root. The

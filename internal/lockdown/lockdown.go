@@ -25,18 +25,15 @@ func DataPath() (held []string, err error) { return dataPath(0) }
 // its sockets and have them send from the addresses and ports that a container has sent to. Raw sockets are refused all the
 // same.
 func HostDataPath() (held []string, err error) {
-	keep := uint32(0)
-	for _, c := range HostCapabilities() {
-		keep |= 1 << c
-	}
-	return dataPath(keep, [2]uint64{unix.SOL_SOCKET, unix.SO_MARK})
+	return dataPath(setOf(HostCapabilities()...), [2]uint64{unix.SOL_SOCKET, unix.SO_MARK})
 }
 
 // HostLauncher takes from the launcher of the containers' data paths what it does not need: it changes the network, goes into
 // the containers' namespaces and looks at their processes and their engines' files, and starts data paths.
 func HostLauncher() error {
-	return KeepOnly(append(HostCapabilities(), unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYS_CHROOT,
-		unix.CAP_DAC_READ_SEARCH, unix.CAP_SETPCAP)...)
+	own := setOf(unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYS_CHROOT, unix.CAP_DAC_READ_SEARCH, unix.CAP_SETPCAP)
+	dataPath := setOf(HostCapabilities()...)
+	return dropCapabilities(own|dataPath, dataPath)
 }
 
 // HostCapabilities are what the data path of a container on the host keeps.
@@ -60,7 +57,7 @@ func dataPath(keep uint32, options ...[2]uint64) (held []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dropCapabilities(keep); err != nil {
+	if err := dropCapabilities(keep, 0); err != nil {
 		return nil, err
 	}
 	if err := load(info, dataPathPolicy(info, unix.Getpid(), options...)); err != nil {
