@@ -236,7 +236,7 @@ type held struct {
 	hint   sniff.Hint
 	status sniff.Status
 	stream *sniff.Stream // nil once the flow is judged and nothing is left to see
-	err    error // what ended the reading, if not the claim
+	err    error         // what ended the reading, if not the claim
 
 	// taken are the octets of the gate's budget that this one holds.
 	taken  int64
