@@ -63,7 +63,7 @@ func (a *delayedACKs) received(first []byte, size, mtu int) {
 			return
 		}
 	case header.IPv6ProtocolNumber:
-		if header.IPv6(first[l3:]).TransportProtocol() != header.TCPProtocolNumber {
+		if header.IPv6(first[l3:]).NextHeader() != uint8(header.TCPProtocolNumber) {
 			return
 		}
 	default:

@@ -48,10 +48,6 @@ type Guest struct {
 	Resolvers []netip.Addr
 }
 
-func (g Guest) equal(other Guest) bool {
-	return g.Port == other.Port && slices.Equal(g.MAC, other.MAC) && slices.Equal(g.Addrs, other.Addrs) && slices.Equal(g.Resolvers, other.Resolvers)
-}
-
 // Host is the door's set-up in the network namespace of the host. Make it with [OpenHost] and Close it.
 //
 // What it makes are one nftables table of each family, called [TableName], and for each of IPv4 and IPv6 an ip rule and a
