@@ -73,16 +73,14 @@ func (s *splicer) run() error {
 }
 
 // readOnce is what RawConn.Read calls: it reports false when there is nothing to read for now, and lets go of everything then.
+//
+// That splice has nothing is no proof: it stops before urgent data (tcp(7)) for good. read passes over it, as over what this
+// relay does not carry, and has the last word.
 func (s *splicer) readOnce(fd uintptr) bool {
-	s.adapt()
-	var n int
-	var errno unix.Errno
-	if s.pipe != nil {
-		n, errno = spliceRaw(int(fd), s.pipe.w, pipeSize)
-		s.piped = n
-	} else {
-		n, errno = rawCall(unix.SYS_READ, int(fd), uintptr(unsafe.Pointer(s.buf)), spliceBuffer)
-		s.rest = s.buf[:n]
+	n, errno := s.take(int(fd))
+	if errno == unix.EAGAIN && s.pipe != nil {
+		s.last = 0
+		n, errno = s.take(int(fd))
 	}
 	s.last = n
 	switch {
@@ -95,6 +93,19 @@ func (s *splicer) readOnce(fd uintptr) bool {
 	}
 	s.free()
 	return s.err != nil
+}
+
+// take reads what it can, into the pipe or the buffer.
+func (s *splicer) take(fd int) (n int, errno unix.Errno) {
+	s.adapt()
+	if s.pipe != nil {
+		n, errno = spliceRaw(fd, s.pipe.w, pipeSize)
+		s.piped = n
+		return n, errno
+	}
+	n, errno = rawCall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(s.buf)), spliceBuffer)
+	s.rest = s.buf[:n]
+	return n, errno
 }
 
 // adapt takes a pipe when the buffer was filled, because there is more, and gives it back when little came. Where there is no
