@@ -31,8 +31,7 @@ type udpFlow struct {
 	table *udpTable
 	key   udpKey
 
-	start    time.Time
-	last     atomic.Int64 // when a datagram passed, since start
+	last     atomic.Int64 // when a datagram passed, in the table's time
 	answered atomic.Bool
 	idle     *time.Timer
 
@@ -51,7 +50,8 @@ type udpFlow struct {
 }
 
 func newUDPFlow(t *udpTable, key udpKey) *udpFlow {
-	f := &udpFlow{table: t, key: key, start: time.Now()}
+	f := &udpFlow{table: t, key: key}
+	f.touch()
 	f.idle = time.AfterFunc(t.door.cfg.Limits.idleOf(key.dst, false), f.checkIdle)
 	return f
 }
@@ -98,7 +98,7 @@ func (f *udpFlow) reject(why flow.Reason) error {
 	return nil
 }
 
-func (f *udpFlow) touch() { f.last.Store(int64(time.Since(f.start))) }
+func (f *udpFlow) touch() { f.last.Store(int64(f.table.now())) }
 
 // checkIdle is the idle timer. It ends the flow, or goes off again when the flow could be idle next.
 func (f *udpFlow) checkIdle() {
@@ -108,7 +108,7 @@ func (f *udpFlow) checkIdle() {
 	if t.flows[f.key] != f {
 		return
 	}
-	quiet := time.Since(f.start) - time.Duration(f.last.Load())
+	quiet := t.now() - time.Duration(f.last.Load())
 	if left := t.door.cfg.Limits.idleOf(f.key.dst, f.answered.Load()) - quiet; left > 0 {
 		f.idle.Reset(left)
 		return

@@ -27,7 +27,8 @@ type udpKey struct{ src, dst netip.AddrPort }
 
 // udpTable holds the UDP flows of a door.
 type udpTable struct {
-	door *Door
+	door  *Door
+	start time.Time
 
 	mu       sync.Mutex
 	flows    map[udpKey]*udpFlow
@@ -42,7 +43,7 @@ type refusal struct {
 }
 
 func newUDPTable(d *Door) *udpTable {
-	return &udpTable{door: d, flows: map[udpKey]*udpFlow{}, refusals: map[udpKey]refusal{}}
+	return &udpTable{door: d, start: time.Now(), flows: map[udpKey]*udpFlow{}, refusals: map[udpKey]refusal{}}
 }
 
 // deliver takes one datagram; payload is the caller's again afterwards.
@@ -186,6 +187,9 @@ func (t *udpTable) close() {
 		t.end(f, net.ErrClosed)
 	}
 }
+
+// now is the time since the table was made; it is monotonic, fits an atomic, and is the same for all flows.
+func (t *udpTable) now() time.Duration { return time.Since(t.start) }
 
 func (t *udpTable) len() int {
 	t.mu.Lock()
