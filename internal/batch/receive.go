@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -23,18 +24,33 @@ const (
 // receiveBuffer is what the kernel may hold for a socket, in octets of payload and of its own. It is a bound, no memory.
 const receiveBuffer = 2 << 20
 
+// maxWide is how many inboxes with all slots there are at once; whoever comes then gets one with a single slot. A few are in
+// use while all goes well. But who takes the datagrams may wait for room in another socket, and as many flows as a door has
+// may wait at the same time, each with its inbox.
+const maxWide = 16
+
 // inbox is where datagrams are received. Sockets hold one only while there is something to read.
 type inbox struct {
 	memory   []byte
+	width    int // how many of the slots have memory
 	messages [slots]message
 	controls [slots]sizeControl
 	iovs     [slots]unix.Iovec
 	views    [][]byte // the datagrams received
 }
 
-var inboxes = sync.Pool{New: func() any {
-	in := &inbox{memory: make([]byte, slots*slotStride), views: make([][]byte, 0, slots)}
-	for i := range in.messages {
+// inboxes are those that nobody uses, and how many wide ones are in use.
+var inboxes = struct {
+	wide, narrow sync.Pool
+	wideUsed     atomic.Int32
+}{
+	wide:   sync.Pool{New: func() any { return newInbox(slots) }},
+	narrow: sync.Pool{New: func() any { return newInbox(1) }},
+}
+
+func newInbox(width int) *inbox {
+	in := &inbox{memory: make([]byte, width*slotStride), width: width, views: make([][]byte, 0, width)}
+	for i := range width {
 		in.iovs[i].Base = &in.memory[i*slotStride]
 		in.iovs[i].SetLen(64 << 10)
 		h := &in.messages[i].hdr
@@ -43,7 +59,25 @@ var inboxes = sync.Pool{New: func() any {
 		h.Control = (*byte)(unsafe.Pointer(&in.controls[i]))
 	}
 	return in
-}}
+}
+
+// takeInbox returns a wide one while there are few.
+func takeInbox() *inbox {
+	if inboxes.wideUsed.Add(1) <= maxWide {
+		return inboxes.wide.Get().(*inbox)
+	}
+	inboxes.wideUsed.Add(-1)
+	return inboxes.narrow.Get().(*inbox)
+}
+
+func (in *inbox) giveBack() {
+	if in.width == slots {
+		inboxes.wide.Put(in)
+		inboxes.wideUsed.Add(-1)
+	} else {
+		inboxes.narrow.Put(in)
+	}
+}
 
 // reader is one Receive under way.
 type reader struct {
@@ -86,12 +120,13 @@ func (s *Socket) Receive(f func(datagrams [][]byte) error) error {
 
 // receive asks the kernel once. It reports false, and holds nothing, when there is nothing yet.
 func (r *reader) receive(fd uintptr) bool {
-	r.in = inboxes.Get().(*inbox)
+	r.in = takeInbox()
 	for {
-		for i := range r.in.messages {
-			r.in.messages[i].hdr.SetControllen(unix.CmsgSpace(4))
+		messages := r.in.messages[:r.in.width]
+		for i := range messages {
+			messages[i].hdr.SetControllen(unix.CmsgSpace(4))
 		}
-		r.n, r.errno = r.socket.sys.receive(fd, r.in.messages[:], unix.MSG_DONTWAIT)
+		r.n, r.errno = r.socket.sys.receive(fd, messages, unix.MSG_DONTWAIT)
 		// EMSGSIZE is an ICMP error about a datagram of ours that was too large: that one is lost, and the flow goes on.
 		if r.errno != unix.EINTR && r.errno != unix.EMSGSIZE {
 			break
@@ -105,7 +140,7 @@ func (r *reader) receive(fd uintptr) bool {
 
 // release gives the inbox back. A reader that waits does not even keep it alive.
 func (r *reader) release() {
-	inboxes.Put(r.in)
+	r.in.giveBack()
 	r.in = nil
 }
 
