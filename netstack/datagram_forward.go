@@ -83,6 +83,9 @@ func (f *datagramFlow) offer(datagrams [][]byte, quote []byte) bool {
 			f.readable.Broadcast()
 			return true
 		}
+		if f.readExpired {
+			f.readable.Broadcast() // Forward was told while the sink had the datagrams, and could not look
+		}
 	}
 	for _, b := range datagrams {
 		f.enqueue(b)

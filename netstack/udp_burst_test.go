@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -354,6 +357,28 @@ func FuzzParseUDP(f *testing.F) {
 			if want := udp.IsChecksumValid(addressOf(key.src), addressOf(key.dst), checksum.Checksum(payload, 0)); u.validSum(udp, payload) != want {
 				t.Fatalf("validSum is %t, sum %x of %x", !want, sum, udp)
 			}
+		}
+	})
+}
+
+// A deadline that passes while the read loop has the sink is not missed by Forward, which could not look then.
+func TestForwardDeadlineDuringOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tt := newTableTest(t, nil, nil)
+		key := testKey(1000, 9)
+		conn := tt.accepted(t, key)
+		r := &recorder{}
+		r.take = func(n int) int {
+			conn.SetReadDeadline(time.Now())
+			time.Sleep(time.Second) // Forward looks, and has to wait for the end of this
+			return n
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- conn.(*datagramFlow).Forward(r) }()
+		synctest.Wait()
+		tt.deliverBatch(tt.flows[key], [][]byte{[]byte("a")}, nil)
+		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errIdle) {
+			t.Errorf("Forward = %v, want the timeout of the deadline", err)
 		}
 	})
 }
