@@ -178,6 +178,9 @@ func (a *tcpArrival) accept() (net.Conn, error) {
 	case c := <-a.connected:
 		return a.take(c)
 	case <-ctx.Done():
+		a.mu.Lock()
+		a.rejected = true // so that nobody delivers a connection that nobody takes
+		a.mu.Unlock()
 		return nil, fmt.Errorf("accept: %w", ctx.Err())
 	}
 }
