@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -128,20 +127,7 @@ func (p *hostProcess) configure(cfg dataPathConfig, sockets []rules.Socket, log 
 		return err
 	}
 	cfg.Files, files = append(cfg.Files, "owners"), append(files, owners)
-	if err := p.control.send(cfg, files...); err != nil {
-		return p.why(err)
-	}
-	var answer dataPathAnswer
-	if _, err := p.control.receive(&answer); err != nil {
-		return p.why(err)
-	}
-	switch {
-	case answer.Fix != "":
-		return hint(errors.New(answer.Error), "%s", answer.Fix)
-	case answer.Error != "":
-		return errors.New(answer.Error)
-	}
-	return nil
+	return configure(p.control, cfg, files, p.why)
 }
 
 // serveOwners tells the data path which processes of the container its flows belong to.

@@ -232,20 +232,7 @@ func (l *launch) configureDataPath() error {
 		}
 		add("publish:"+strconv.Itoa(int(port)), f)
 	}
-	if err := l.control.send(cfg, files...); err != nil {
-		return l.dataPathError(err)
-	}
-	var answer dataPathAnswer
-	if _, err := l.control.receive(&answer); err != nil {
-		return l.dataPathError(err)
-	}
-	switch {
-	case answer.Fix != "":
-		return hint(errors.New(answer.Error), "%s", answer.Fix)
-	case answer.Error != "":
-		return errors.New(answer.Error)
-	}
-	return nil
+	return configure(l.control, cfg, files, l.dataPathError)
 }
 
 // dataPathError explains why the data path does not talk.
