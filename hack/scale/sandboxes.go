@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -27,13 +28,16 @@ func sizes(most, first int) (list []int) {
 // number of flows has.
 const settle = 3 * time.Second
 
+// certain is from how many sandboxes on the memory that the machine has left says something about them.
+const certain = 200
+
 const connectEvent, closeEvent = `"event":"network-connect"`, `"event":"network-close"`
 
 // measureSandboxes starts more and more of them. What was measured when something fails comes with the error.
 func measureSandboxes(f *fleet, o options) (t *table, err error) {
 	t = &table{title: fmt.Sprintf("Sandboxes, --door %s", f.door), unit: "sandboxes", columns: []column{
 		{"start, median", "ms", true}, {"start, p95", "ms", true}, {"memory each", "MB", true}, {"launcher", "MB", false}, {"data path", "MB", false}, {"init", "MB", false},
-		{"program", "MB", false}, {"machine, each", "MB", true}, {"idle CPU each", "ms/s", true}, {"threads each", "", true}, {"descriptors each", "", true},
+		{"program", "MB", false}, {"machine, each", "MB", false}, {"idle CPU each", "ms/s", true}, {"threads each", "", true}, {"descriptors each", "", true},
 		{"flows made", "1/s", false}, {"events", "1/s", false}, {"events lost", "", false}, {"CPU per event", "us", true}, {"of it launchers", "us", true},
 	}}
 	f.had = boxed.Available()
@@ -78,9 +82,13 @@ func sandboxRow(f *fleet, o options, n int) ([]float64, error) {
 	}
 	each := func(v float64) float64 { return v / float64(n) }
 	const mb = 1 << 20
+	machine := math.NaN()
+	if n >= certain {
+		machine = each(float64(f.had-boxed.Available()) / mb)
+	}
 	return []float64{
 		starts[len(starts)/2], starts[len(starts)*95/100], each(float64(c.memory()) / mb), each(float64(c.launcher) / mb), each(float64(c.dataPath) / mb), each(float64(c.init) / mb),
-		each(float64(c.programs) / mb), each(float64(f.had-boxed.Available()) / mb), each(c.busy.Seconds() * 1000 / o.idle.Seconds()), each(float64(c.threads)), each(float64(c.fds)),
+		each(float64(c.programs) / mb), machine, each(c.busy.Seconds() * 1000 / o.idle.Seconds()), each(float64(c.threads)), each(float64(c.fds)),
 		b.flows, b.events, b.lost, b.cpu, b.launchers,
 	}, nil
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -77,6 +78,8 @@ func (t *table) last() []string {
 // number has three digits that count.
 func number(v float64) string {
 	switch {
+	case math.IsNaN(v):
+		return ""
 	case v == float64(int64(v)) || v >= 1000 || v <= -1000:
 		return strconv.FormatInt(int64(v), 10)
 	case v >= 100:
@@ -99,8 +102,11 @@ type report struct {
 func (r *report) begin() {
 	r.started = time.Now()
 	version, _ := exec.Command(r.weir, "--version").Output()
+	commit, _ := exec.Command("git", "rev-parse", "--short=12", "HEAD").Output() // "" outside of a clone
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	r.machine = fmt.Sprintf("%s, %s, Linux %s, %d cores, uid %d", r.started.Format(time.DateOnly), strings.TrimSpace(string(version)), strings.TrimSpace(string(kernel)), runtime.NumCPU(), os.Getuid())
+	average, _ := os.ReadFile("/proc/loadavg")
+	load, _, _ := strings.Cut(string(average), " ")
+	r.machine = fmt.Sprintf("%s, commit %s, %s, Linux %s, %d cores, load %s, uid %d", r.started.Format(time.DateOnly), strings.TrimSpace(string(commit)), strings.TrimSpace(string(version)), strings.TrimSpace(string(kernel)), runtime.NumCPU(), load, os.Getuid())
 	fmt.Println(r.machine)
 }
 
