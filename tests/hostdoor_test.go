@@ -227,6 +227,7 @@ func TestHostDoorErrors(t *testing.T) {
 		{"no such process", []string{"--netns", "4194303"}, []string{"there is no /proc/4194303/ns/net"}},
 		{"a namespace without a link", []string{"--netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), alone.Fd())}, []string{"not one link to this host: it has none"}},
 		{"the host's own namespace", []string{"--netns", "self/../self"}, []string{"there is no"}},
+		{"no namespace", []string{"--netns", "/proc/self/status"}, []string{"/proc/self/status is no network namespace"}},
 		{"a mode that there is not", []string{"--bridge", "br0", "--mode", "ask"}, []string{`--mode "ask": want audit or enforce`}},
 		{"a rule that is none", []string{"--bridge", "br0", "--allow", "*"}, []string{"*"}},
 		{"a broken policy", []string{"--bridge", "br0", "-f", broken}, []string{`unknown key "alow"`, "write allow"}},

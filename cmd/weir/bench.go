@@ -54,7 +54,7 @@ Numbers are worth what the machine is quiet: a ~ marks those whose samples lie m
   weir bench --peers --html bench.html
   weir bench --metric throughput,rr --rounds 5 --for 2s
   weir bench --json | jq '.rows[] | {subject, metric, direction, streams, value, unit}'`,
-		Args: wants(),
+		Args: f.noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.complete(cmd); err != nil {
 				return err
@@ -74,8 +74,19 @@ Numbers are worth what the machine is quiet: a ~ marks those whose samples lie m
 	flags.StringVar(&f.peers, "peers", "", "measure other tools too")
 	flags.Lookup("peers").NoOptDefVal = "all"
 	flags.StringVar(&f.html, "html", "", "also write a page with charts to `FILE`")
+	offer(cmd, "door", "netstack", "tproxy", "both")
+	offer(cmd, "metric", bench.Metrics()...)
+	offer(cmd, "peers", bench.PeerNames()...)
 	cmd.AddCommand(newBenchPartCommand())
 	return cmd
+}
+
+// noArgument refuses arguments. That of --peers has to follow it in the same word, since it may have none.
+func (f *benchFlags) noArgument(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && f.peers == "all" {
+		return usageError{hint(fmt.Errorf("bench %s: want no argument", args[0]), "weir bench --peers=%s", args[0])}
+	}
+	return wants()(cmd, args)
 }
 
 // newBenchPartCommand is what the measuring process starts: the client that runs in every subject, the server.

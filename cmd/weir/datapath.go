@@ -312,7 +312,7 @@ func (d *dataPath) serve(ctx context.Context) error {
 		go d.mustServe(ctx, name, func() error { return door.Serve(ctx, through{handler, name}) })
 	}
 	go d.trim(ctx)
-	d.drops = newDrops(d.counters, d.emit)
+	d.drops = newDrops(d.counters, d.tellDrop())
 	go d.drops.watch(ctx)
 	for name, files := range d.files {
 		kind, number, _ := strings.Cut(name, ":")

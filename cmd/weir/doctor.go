@@ -84,6 +84,14 @@ func newDoctorCommand(g *globals) *cobra.Command {
 		Long:    "Try everything that weir needs of a host and say what fails and how to mend it; with IDs only that.\n\nExit status: 0, or 2 when something that weir cannot do without is missing.",
 		Example: "  weir doctor\n  weir doctor nft-tproxy sandbox-tap\n  weir doctor --json | jq 'map(select(.status != \"pass\"))'",
 		Args:    cobra.ArbitraryArgs,
+		ValidArgsFunction: func(_ *cobra.Command, given []string, _ string) (ids []string, _ cobra.ShellCompDirective) {
+			for _, p := range probes() {
+				if !slices.Contains(given, p.id) {
+					ids = append(ids, p.id)
+				}
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			chosen, err := probesNamed(ids)
 			if err != nil {

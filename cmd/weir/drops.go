@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weir-dev/weir/flow/event"
+	"github.com/weir-dev/weir/tproxy/rules"
 )
 
 // What was not carried is told when it begins, and while it goes on every dropsEvery: whoever looks sees an attack while it
@@ -58,6 +59,23 @@ func (d *drops) report(every time.Duration) {
 		}
 		d.emit(&event.Dropped{What: what, Count: counters[what] - d.told[what]})
 		d.told[what], d.last[what] = counters[what], now
+	}
+}
+
+// tellDrop returns what a drop is told with: the event, and once a line for people where another door would have carried it.
+func (d *dataPath) tellDrop() func(event.Details) {
+	if d.cfg.Quiet || d.cfg.Host != nil || d.cfg.Door != "tproxy" {
+		return d.emit
+	}
+	var once sync.Once
+	return func(e event.Details) {
+		d.emit(e)
+		if dropped, ok := e.(*event.Dropped); ok && dropped.What == rules.DropProtocol {
+			once.Do(func() {
+				d.ui.warnf("dropped what is neither TCP nor UDP, ping for one: --door tproxy does not carry it")
+				d.ui.fix("--door both")
+			})
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ func newRootCommand() *cobra.Command {
 	flags.BoolVar(&g.json, "json", false, "print results as JSON on stdout")
 	flags.BoolVar(&g.noColor, "no-color", false, "no colours (also: NO_COLOR)")
 	flags.StringVar(&g.logLevel, "log-level", "warning", "what weir says of itself on stderr: debug, info, warning, error")
+	offer(root, "log-level", "debug", "info", "warning", "error")
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newRunCommand(g), newPolicyCommand(), newReadCommand(), newDoctorCommand(g), newDemoCommand(g), newBenchCommand(g), newWrapCommand(), newUnwrapCommand(), newTProxyCommand(g))
 	return root

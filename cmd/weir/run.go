@@ -80,6 +80,9 @@ Exit status: CMD's own; 128+N if signal N ended it; 125 if weir failed before CM
 		},
 	}
 	f.register(cmd)
+	for _, c := range f.choices() {
+		offer(cmd, c.flag, c.known...)
+	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exitError{statusBeforeStart, flagError(cmd, err)} })
 	return cmd
 }
@@ -151,26 +154,33 @@ func newPlan(f *runFlags, args []string) (*plan, error) {
 	return p, nil
 }
 
+// choice is a flag with its value, of which only some are known.
+type choice struct {
+	flag, value string
+	known       []string
+	later       map[string]string // values that are none yet, and why
+}
+
+func (f *runFlags) choices() []choice {
+	return []choice{
+		{"mode", f.mode, []string{"", "audit", "enforce"}, map[string]string{"ask": "asking at run time is not built yet"}},
+		{"door", f.door, []string{"netstack", "tproxy", "both"}, nil},
+		{"link", f.link, []string{"tap", "veth", "auto"}, nil},
+		{"fs", f.fs, []string{"private", "host"}, nil},
+		{"profile", f.profile, []string{"tool", "engine"}, nil},
+		{"mcp", f.mcp, []string{"auto", "off"}, nil},
+		{"fail-on", f.failOn, []string{"", "denied", "first-seen"}, nil},
+		{"route", f.route, []string{"", "direct", "tunnel"}, nil},
+	}
+}
+
 func (p *plan) checkFlags() error {
 	for _, check := range []func() error{p.checkProfile, p.checkDoor} {
 		if err := check(); err != nil {
 			return err
 		}
 	}
-	for _, c := range []struct {
-		flag, value string
-		known       []string
-		later       map[string]string
-	}{
-		{"mode", p.mode, []string{"", "audit", "enforce"}, map[string]string{"ask": "asking at run time is not built yet"}},
-		{"door", p.door, []string{"netstack", "tproxy", "both"}, nil},
-		{"link", p.link, []string{"tap", "veth", "auto"}, nil},
-		{"fs", p.fs, []string{"private", "host"}, nil},
-		{"profile", p.profile, []string{"tool", "engine"}, nil},
-		{"mcp", p.mcp, []string{"auto", "off"}, nil},
-		{"fail-on", p.failOn, []string{"", "denied", "first-seen"}, nil},
-		{"route", p.route, []string{"", "direct", "tunnel"}, nil},
-	} {
+	for _, c := range p.choices() {
 		if slices.Contains(c.known, c.value) {
 			continue
 		}

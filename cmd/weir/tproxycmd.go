@@ -49,7 +49,8 @@ network is as it was. Connections that the containers have open are cut.
 Each container is the app of its name: -f FILE has the rules, --allow and --deny hold for all of them. Without a rule
 everything but guarded and private addresses passes and is recorded (audit). Other containers on the bridge are private
 addresses like any other, and the host's own addresses, the bridge's among them, are guarded. Published ports stay
-reachable from outside. Questions to the resolver of a container are answered by weir.
+reachable from outside. Questions to the resolver of a container are answered by weir: those that the resolv.conf of its
+first process names. A namespace that no process is in has none; there, --allow SERVER:53 lets it ask.
 
 If weir is killed, its rules stay, and the containers have no way out: start it again, or open the way with
 weir tproxy down.
@@ -75,6 +76,7 @@ Exit status: 0 after a signal or weir tproxy down; 1 if it could not come up or 
 	s.StringVar(&f.mode, "mode", "", "`MODE` audit: let pass and record; enforce: deny what no rule allows (default: by the rules)")
 	s.StringVar(&f.events, "events", "", "event log: `PATH` (default: the state directory's events.jsonl)")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr about denials and containers")
+	offer(cmd, "mode", "audit", "enforce")
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,14 @@ func subcommandOnly(cmd *cobra.Command, args []string) error {
 		fix = cmd.CommandPath() + " " + near[0]
 	}
 	return usageError{hint(fmt.Errorf("unknown command %q", strings.TrimPrefix(cmd.CommandPath()+" ", "weir ")+args[0]), "%s", fix)}
+}
+
+// offer has the shell complete the flag with these values.
+func offer(cmd *cobra.Command, flag string, values ...string) {
+	values = slices.DeleteFunc(values, func(v string) bool { return v == "" })
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // there is no such flag: every run of weir would say so
+	}
 }
 
 // flagError is an error of the flags' parser, without what Go says of its own functions.

@@ -35,6 +35,9 @@ func Attached(path string) (a Attachment, err error) {
 	}
 	defer f.Close()
 	inside, err := handleIn(f)
+	if errors.Is(err, unix.EINVAL) {
+		return a, fmt.Errorf("%s is no network namespace", path)
+	}
 	if err != nil {
 		return a, fmt.Errorf("go to network namespace %s: %w", path, err)
 	}
