@@ -24,9 +24,10 @@ var kinds = []struct {
 	share int
 	make  func() error
 }{
-	{"tcp", 30, func() error { return echoTCP(server.String() + ":7") }},
+	{"tcp", 26, func() error { return echoTCP(server.String() + ":7") }},
 	{"tcp by name", 6, func() error { return echoTCP(fmt.Sprintf("n%d.churn.example:7", rand.IntN(names))) }},
 	{"tcp, reset", 8, resetTCP},
+	{"tcp, cut", 4, cutTCP},
 	{"tcp, refused", 8, func() error { return expectFailure("tcp", closed.String()+":9") }},
 	{"tcp, denied", 14, func() error { return expectFailure("tcp", fmt.Sprintf("%s:%d", secret, 1+rand.IntN(60000))) }},
 	{"tcp, silent", 3, silentTCP},
@@ -138,6 +139,20 @@ func resetTCP() error {
 	}
 	c.(*net.TCPConn).SetLinger(0)
 	io.WriteString(c, "gone")
+	return c.Close()
+}
+
+// cutTCP ends a flow by a RST while it carries as much as it can in both directions, and nobody reads what comes back.
+func cutTCP() error {
+	c, err := quick("tcp", server.String()+":7")
+	if err != nil {
+		return err
+	}
+	c.(*net.TCPConn).SetLinger(0)
+	c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	for b := make([]byte, 256<<10); err == nil; {
+		_, err = c.Write(b)
+	}
 	return c.Close()
 }
 

@@ -31,7 +31,7 @@ import (
 
 // options are the flags.
 type options struct {
-	weir        string
+	weir, door  string
 	duration    time.Duration
 	pace, flows int
 	neighbour   bool
@@ -71,6 +71,7 @@ func exit(err error) {
 func parseFlags() options {
 	var o options
 	flag.StringVar(&o.weir, "weir", "bin/weir", "the weir to look at")
+	flag.StringVar(&o.door, "door", "netstack", "the door to look at")
 	flag.DurationVar(&o.duration, "for", 10*time.Minute, "how long to churn")
 	flag.IntVar(&o.pace, "pace", 300, "flows a second")
 	flag.IntVar(&o.flows, "flows", 0, "make so many flows as fast as they go, and look whether everything comes back")

@@ -49,7 +49,7 @@ func newSoak(o options, w *playground.World) (*soak, error) {
 
 // start runs a part of this binary in a sandbox, as an ordinary user of the host.
 func (s *soak) start(name string, args ...string) (*boxed.Box, error) {
-	how := boxed.How{Weir: s.weir, Self: s.self, Home: s.dir, Args: []string{"--name", name, "--mode", "enforce", "--events", filepath.Join(s.dir, name+".jsonl")}}
+	how := boxed.How{Weir: s.weir, Self: s.self, Home: s.dir, Args: []string{"--name", name, "--door", s.door, "--mode", "enforce", "--events", filepath.Join(s.dir, name+".jsonl")}}
 	for _, rule := range allowed {
 		how.Args = append(how.Args, "--allow", rule)
 	}
