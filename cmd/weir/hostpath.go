@@ -41,7 +41,7 @@ func (d *dataPath) openHost() error {
 		files[kind] = d.files[kind]
 	}
 	reply := int(d.cfg.Host.Marks.Reply)
-	opened, err := tproxy.New(tproxy.Config{Files: files, Log: d.log, Verdict: d.askVerdict(), Socket: func(ipv6 bool) (int, error) {
+	opened, err := tproxy.New(tproxy.Config{Files: files, Limits: tproxyLimits(), Log: d.log, Verdict: d.askVerdict(), Socket: func(ipv6 bool) (int, error) {
 		fd, err := rules.FlowSocket(ipv6)
 		if err != nil {
 			return -1, err
