@@ -5,6 +5,7 @@ package lockdown
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -20,31 +21,52 @@ const loadFlags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_SPEC
 // offArch is where struct seccomp_data has the architecture of a call (seccomp(2)).
 const offArch = 4
 
-// load puts the filter on all threads. Calls of another architecture, whose numbers the lists were not made for, end the
+// filter is what a process may call: by name in policy, by its arguments in permissions, which come first.
+type filter struct {
+	info        *arch.Info
+	permissions []permission
+	otherwise   seccomp.Action // for their calls when none of them holds
+	policy      seccomp.Policy
+}
+
+// assemble puts the parts together. Calls of another architecture, whose numbers the lists were not made for, end the
 // process; the library would apply the default to them.
-func load(info *arch.Info, policy seccomp.Policy) error {
-	program, err := policy.Assemble()
+func (f filter) assemble() ([]bpf.Instruction, error) {
+	arguments, err := judgeArguments(f.info, f.permissions, f.otherwise)
 	if err != nil {
-		return fmt.Errorf("lock down: assemble filter: %w", err)
+		return nil, err
 	}
-	raw, err := bpf.Assemble(append([]bpf.Instruction{
+	names, err := f.policy.Assemble()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(info.ID), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(f.info.ID), SkipTrue: 1},
 		bpf.RetConstant{Val: uint32(seccomp.ActionKillProcess)},
-	}, program...))
+	}, arguments, names), nil
+}
+
+// load puts the filter on all threads.
+func load(f filter) error {
+	program, err := f.assemble()
 	if err != nil {
 		return fmt.Errorf("lock down: assemble filter: %w", err)
 	}
-	filter := make([]unix.SockFilter, len(raw))
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return fmt.Errorf("lock down: assemble filter: %w", err)
+	}
+	list := make([]unix.SockFilter, len(raw))
 	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+		list[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
 	}
 	runtime.LockOSThread() // the kernel wants no_new_privs of the thread that asks, and gives it to all
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("lock down: no_new_privs: %w", err)
 	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	prog := unix.SockFprog{Len: uint16(len(list)), Filter: &list[0]}
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, loadFlags, uintptr(unsafe.Pointer(&prog)))
 	switch {
 	case errno != 0:
@@ -80,22 +102,4 @@ func known(info *arch.Info, names ...string) (out []string) {
 		}
 	}
 	return out
-}
-
-// where is one call with conditions on its arguments, all of which must hold. The library compares all 64 bits of an
-// argument, of which the kernel may read 32: in a list of what is allowed, odd high bits make a call refused.
-func where(call string, conditions ...seccomp.Condition) seccomp.NameWithConditions {
-	return seccomp.NameWithConditions{Name: call, Conditions: conditions}
-}
-
-func equal(argument uint32, value uint64) seccomp.Condition {
-	return seccomp.Condition{Argument: argument, Operation: seccomp.Equal, Value: value}
-}
-
-func with(argument uint32, bit uint64) seccomp.Condition {
-	return seccomp.Condition{Argument: argument, Operation: seccomp.BitsSet, Value: bit}
-}
-
-func without(argument uint32, bits uint64) seccomp.Condition {
-	return seccomp.Condition{Argument: argument, Operation: seccomp.BitsNotSet, Value: bits}
 }

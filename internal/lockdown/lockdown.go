@@ -25,7 +25,7 @@ func DataPath() (held []string, err error) { return dataPath(0) }
 // its sockets and have them send from the addresses and ports that a container has sent to. Raw sockets are refused all the
 // same.
 func HostDataPath() (held []string, err error) {
-	return dataPath(setOf(HostCapabilities()...), [2]uint64{unix.SOL_SOCKET, unix.SO_MARK})
+	return dataPath(setOf(HostCapabilities()...), [2]uint32{unix.SOL_SOCKET, unix.SO_MARK})
 }
 
 // HostLauncher takes from the launcher of the containers' data paths what it does not need: it changes the network, goes into
@@ -39,7 +39,7 @@ func HostLauncher() error {
 // HostCapabilities are what the data path of a container on the host keeps.
 func HostCapabilities() []uintptr { return []uintptr{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE} }
 
-func dataPath(keep uint32, options ...[2]uint64) (held []string, err error) {
+func dataPath(keep uint32, options ...[2]uint32) (held []string, err error) {
 	if err := openLater(); err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func dataPath(keep uint32, options ...[2]uint64) (held []string, err error) {
 	if err := dropCapabilities(keep, 0); err != nil {
 		return nil, err
 	}
-	if err := load(info, dataPathPolicy(info, unix.Getpid(), options...)); err != nil {
+	if err := load(dataPathPolicy(info, unix.Getpid(), options...)); err != nil {
 		return nil, err
 	}
 	held = []string{"seccomp"}
@@ -93,7 +93,7 @@ func Launcher() error {
 	if err := hide(); err != nil {
 		return err
 	}
-	return load(info, launcherPolicy(info))
+	return load(launcherPolicy(info))
 }
 
 // hide keeps other processes of the same user from reading this one's memory, descriptors and environment, and its memory

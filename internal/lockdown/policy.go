@@ -48,26 +48,27 @@ const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUT
 const prSetVMA = 0x53564d41
 
 // dataPathPolicy is the filter of the data path with process id pid, which may set these socket options beside its own.
-func dataPathPolicy(info *arch.Info, pid int, options ...[2]uint64) seccomp.Policy {
-	return seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
-		{Action: seccomp.ActionAllow, Names: known(info, slices.Concat(dataPathCalls, languageCalls())...), NamesWithCondtions: argumentCalls(uint64(pid), options)},
-		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
-		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
-	}}
+func dataPathPolicy(info *arch.Info, pid int, options ...[2]uint32) filter {
+	return filter{info: info, permissions: argumentCalls(uint32(pid), options), otherwise: errnoAction(unix.EPERM),
+		policy: seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
+			{Action: seccomp.ActionAllow, Names: known(info, slices.Concat(dataPathCalls, languageCalls())...)},
+			{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
+			{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
+		}}}
 }
 
 // launcherPolicy only refuses: the launcher opens and renames files of the user's choice at its end.
-func launcherPolicy(info *arch.Info) seccomp.Policy {
-	process := []seccomp.NameWithConditions{where("clone", without(0, unix.CLONE_THREAD))}
-	return seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
-		{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...), NamesWithCondtions: process},
-		{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
-	}}
+func launcherPolicy(info *arch.Info) filter {
+	return filter{info: info, permissions: []permission{where("clone", with(0, unix.CLONE_THREAD))}, otherwise: seccomp.ActionKillProcess,
+		policy: seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
+			{Action: seccomp.ActionKillProcess, Names: known(info, killCalls...)},
+			{Action: errnoAction(unix.ENOSYS), Names: known(info, missingCalls...)},
+		}}}
 }
 
 // argumentCalls are the calls that depend on what they ask for.
-func argumentCalls(pid uint64, options [][2]uint64) []seccomp.NameWithConditions {
-	calls := []seccomp.NameWithConditions{
+func argumentCalls(pid uint32, options [][2]uint32) []permission {
+	calls := []permission{
 		where("mmap", without(2, unix.PROT_EXEC)),
 		where("mprotect", without(2, unix.PROT_EXEC)),
 		where("clone", with(0, unix.CLONE_THREAD), without(0, newNamespaces)), // a thread, no process
@@ -77,25 +78,25 @@ func argumentCalls(pid uint64, options [][2]uint64) []seccomp.NameWithConditions
 		where("ioctl", equal(1, unix.TIOCINQ)),
 		where("ioctl", equal(1, unix.TCGETS)), // is it a terminal?
 	}
-	for _, command := range []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD, unix.F_SETPIPE_SZ} {
+	for _, command := range []uint32{unix.F_DUPFD_CLOEXEC, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD, unix.F_SETPIPE_SZ} {
 		calls = append(calls, where("fcntl", equal(1, command)))
 	}
 	return append(append(calls, socketCalls()...), optionCalls(options)...)
 }
 
 // socketCalls are the sockets that may be made: to other hosts, and the one that lists this host's addresses.
-func socketCalls() (calls []seccomp.NameWithConditions) {
+func socketCalls() (calls []permission) {
 	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-	kinds := []struct{ family, kind, protocol uint64 }{
+	kinds := []struct{ family, kind, protocol uint32 }{
 		{unix.AF_INET, unix.SOCK_DGRAM | flags, unix.IPPROTO_ICMP},
 		{unix.AF_INET6, unix.SOCK_DGRAM | flags, unix.IPPROTO_ICMPV6},
 		{unix.AF_NETLINK, unix.SOCK_RAW | unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE},
 	}
-	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
-		for _, kind := range []uint64{unix.SOCK_STREAM | flags, unix.SOCK_DGRAM | flags} {
-			kinds = append(kinds, struct{ family, kind, protocol uint64 }{family, kind, 0})
+	for _, family := range []uint32{unix.AF_INET, unix.AF_INET6} {
+		for _, kind := range []uint32{unix.SOCK_STREAM | flags, unix.SOCK_DGRAM | flags} {
+			kinds = append(kinds, struct{ family, kind, protocol uint32 }{family, kind, 0})
 		}
-		kinds = append(kinds, struct{ family, kind, protocol uint64 }{family, unix.SOCK_STREAM | flags, unix.IPPROTO_TCP})
+		kinds = append(kinds, struct{ family, kind, protocol uint32 }{family, unix.SOCK_STREAM | flags, unix.IPPROTO_TCP})
 	}
 	for _, k := range kinds {
 		calls = append(calls, where("socket", equal(0, k.family), equal(1, k.kind), equal(2, k.protocol)))
@@ -104,8 +105,8 @@ func socketCalls() (calls []seccomp.NameWithConditions) {
 }
 
 // optionCalls are the socket options that we, and net for us, set and ask for.
-func optionCalls(more [][2]uint64) (calls []seccomp.NameWithConditions) {
-	for _, o := range append([][2]uint64{
+func optionCalls(more [][2]uint32) (calls []permission) {
+	for _, o := range append([][2]uint32{
 		{unix.SOL_SOCKET, unix.SO_BROADCAST}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}, {unix.SOL_SOCKET, unix.SO_LINGER}, {unix.SOL_SOCKET, unix.SO_REUSEADDR},
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT},
 		{unix.IPPROTO_UDP, unix.UDP_GRO}, {unix.SOL_SOCKET, unix.SO_RCVBUF},
