@@ -61,7 +61,8 @@ func (u *uplinkTap) sent(t *testing.T) (packets []string) {
 	return packets
 }
 
-// upkeep reports whether the frame is ARP, neighbour or router discovery or a multicast membership report.
+// upkeep reports whether the frame is ARP, neighbour or router discovery, a multicast membership report, or the kernel's word
+// that a late answer of a DNS server found nobody.
 func upkeep(f []byte) bool {
 	if len(f) < 14 {
 		return false
@@ -71,7 +72,7 @@ func upkeep(f []byte) bool {
 	case unix.ETH_P_ARP:
 		return true
 	case unix.ETH_P_IP:
-		return len(packet) > 9 && packet[9] == unix.IPPROTO_IGMP
+		return len(packet) > 9 && packet[9] == unix.IPPROTO_IGMP || isLateAnswer(packet)
 	case unix.ETH_P_IPV6:
 		if len(packet) < 48 {
 			return false
@@ -122,4 +123,15 @@ func TestUplinkTapSees(t *testing.T) {
 	if after, err := world.Sent(); err != nil || after <= before {
 		t.Errorf("the uplink counted %d packets before and %d after, %v", before, after, err)
 	}
+}
+
+// isLateAnswer reports whether an IPv4 packet is an ICMP message "port unreachable" about a datagram that a DNS server had sent.
+func isLateAnswer(packet []byte) bool {
+	const ip, icmp, dns = 20, 8, 53
+	if len(packet) < ip+icmp+ip+4 || packet[9] != unix.IPPROTO_ICMP || packet[ip] != 3 || packet[ip+1] != 3 {
+		return false
+	}
+	quoted := packet[ip+icmp:]
+	fromThere := string(quoted[12:16]) == string(packet[16:20])
+	return fromThere && quoted[9] == unix.IPPROTO_UDP && binary.BigEndian.Uint16(quoted[ip:]) == dns
 }
