@@ -47,7 +47,7 @@ const noFile = 999
 
 // refused are the calls that fail after the lock-down, all with EPERM. dir is a directory of the user's with a file
 // "secret", launcher the process id of weir itself.
-func refused(dir string, launcher int) []attempt {
+func refused(dir string, launcher, dataPath int) []attempt {
 	secret, at := filepath.Join(dir, "secret"), unix.AT_FDCWD
 	return []attempt{
 		{"read a file of the user", unix.SYS_OPENAT, []any{at, secret, unix.O_RDONLY}, 0},
@@ -96,6 +96,7 @@ func refused(dir string, launcher int) []attempt {
 		{"a thread in a new namespace", unix.SYS_CLONE, []any{unix.CLONE_THREAD | unix.CLONE_NEWUSER}, unix.EINVAL},
 		{"memory that is executable", unix.SYS_MMAP, []any{0, 4096, unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC, unix.MAP_ANON | unix.MAP_PRIVATE, -1, 0}, 0},
 		{"to make memory executable", unix.SYS_MPROTECT, []any{0, 0, unix.PROT_EXEC}, 0},
+		{"memory that is executable, where kill has its process", unix.SYS_MMAP, []any{dataPath, 4096, unix.SYS_KILL, unix.MAP_ANON | unix.MAP_PRIVATE, -1, 0}, 0},
 		{"shared memory", unix.SYS_SHMGET, []any{0, 4096, 0o600}, 0},
 		{"to be dumpable", unix.SYS_PRCTL, []any{unix.PR_SET_DUMPABLE, 1}, 0},
 		{"other limits", unix.SYS_PRLIMIT64, []any{launcher, unix.RLIMIT_CORE, 0, 0}, 0},
@@ -130,7 +131,7 @@ func TestPossessedDataPath(t *testing.T) {
 	}
 	r := startReady(t, "weir", "run", "-q", "--allow", "tools.example:7", "--share="+filepath.Join(binDir(), "probe")+":/run/probe:ro", "--", "sh", "-c",
 		"echo ready; read line; /run/probe tcp tools.example:7 still")
-	attempts := refused(dir, r.cmd.Process.Pid)
+	attempts := refused(dir, r.cmd.Process.Pid, dataPathOf(t, r.cmd.Process.Pid))
 	locked, unlocked := possess(t, dataPathOf(t, r.cmd.Process.Pid)), possess(t, unlockedDataPath(t))
 	for _, a := range attempts {
 		t.Run(a.name, func(t *testing.T) {
