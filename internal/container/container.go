@@ -22,6 +22,8 @@ var (
 	ErrUnknown = errors.New("nobody known is behind the port")
 	// ErrContested says that all addresses of the container belong to another port.
 	ErrContested = errors.New("its addresses are those of another port")
+	// ErrElsewhere says that the host has a route to none of the container's addresses by the bridge.
+	ErrElsewhere = errors.New("the host has no route to its addresses by the bridge")
 	// ErrTooMany says that one of the bounds of this package was reached, and what lies beyond it was not looked at.
 	ErrTooMany = errors.New("too many to look at")
 )
@@ -46,14 +48,14 @@ type Port struct {
 
 // Container is who is behind a port.
 type Container struct {
-	// Err says why this port has no identity: [ErrUnknown], [ErrGone], [ErrContested]. Of the other fields only Port is
+	// Err says why this port has no identity: [ErrUnknown], [ErrGone], [ErrContested], [ErrElsewhere]. Of the other fields only Port is
 	// good then, and Resolvers and Addresses are empty; such a port must get nothing.
 	Err error
 
 	Port      Port
 	Interface string           // the link's name inside; the container may change it
 	MAC       net.HardwareAddr // the link's address inside; the container may change it
-	Addresses []netip.Addr     // without those that another port had first; at most [maxAddresses]
+	Addresses []netip.Addr     // those on the bridge by the host's routes, without those that another port had first; at most [maxAddresses]
 
 	Runtime string // one of the Runtime constants
 	ID      string // the engine's, 64 hexadecimal digits as a rule; of a namespace its mount's name or "net:[INODE]"

@@ -147,8 +147,30 @@ func (f *Finder) Check(c Container) error {
 	return nil
 }
 
+// Routed returns those of the addresses that are on the link by the host's own routes. A container may give itself any: that
+// of the host, or of a server that the host talks to.
+func (f *Finder) Routed(link int, addrs []netip.Addr) (list []netip.Addr) {
+	for _, a := range addrs {
+		if a.IsLinkLocalUnicast() {
+			list = append(list, a)
+			continue
+		}
+		routes, err := f.route.RouteGet(a.AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].LinkIndex == link && routes[0].Type == unix.RTN_UNICAST && routes[0].Gw == nil {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
 // settleAddresses gives each address to the port that had it first; of two that come at once neither gets it.
 func (f *Finder) settleAddresses(list []Container, bridge int) {
+	for i := range list {
+		had := len(list[i].Addresses)
+		if list[i].Addresses = f.Routed(bridge, list[i].Addresses); had > 0 && len(list[i].Addresses) == 0 {
+			list[i] = Container{Port: list[i].Port, Err: ErrElsewhere}
+		}
+	}
 	claims := map[netip.Addr]int{}
 	for _, c := range list {
 		for _, a := range c.Addresses {

@@ -143,6 +143,11 @@ func newBridge(t *testing.T, name string) {
 	if err := netlink.LinkAdd(link); err != nil {
 		t.Fatalf("make bridge: %v", err)
 	}
+	for _, a := range []string{"10.9.255.254/16", "fd09::fffe/64"} {
+		if addr, err := netlink.ParseAddr(a); err != nil || netlink.AddrAdd(link, addr) != nil {
+			t.Fatalf("give bridge %s: %v", a, err)
+		}
+	}
 	t.Cleanup(func() { netlink.LinkDel(link) })
 	if err := netlink.LinkSetUp(link); err != nil {
 		t.Fatal(err)
