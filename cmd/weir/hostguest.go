@@ -66,16 +66,17 @@ func (u *hostUp) startGuest(c container.Container) (p *hostProcess, err error) {
 	}
 	defer remote.Close()
 	p.control = control
+	begun := p // returning an error leaves p nil
 	defer func() {
 		if err != nil {
-			u.rules.Remove(p.port())
-			p.end()
+			u.rules.Remove(begun.port())
+			begun.end()
 		}
 	}()
 	if p.cmd, err = execDataPath(remote, p.dead, lockdown.HostCapabilities()...); err != nil {
 		return nil, err
 	}
-	sockets, err := u.rules.Add(rules.Guest{Port: c.Port.Name, MAC: c.MAC, Addrs: c.Addresses, Resolvers: own})
+	sockets, err := u.rules.Add(rules.Guest{Port: c.Port.Name, Index: c.Port.Index, MAC: c.MAC, Addrs: c.Addresses, Resolvers: own})
 	if err != nil {
 		return nil, err
 	}

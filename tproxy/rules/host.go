@@ -40,8 +40,10 @@ type HostConfig struct {
 
 // Guest is one container as the rules know it.
 type Guest struct {
-	// Port is the host's end of its link; it names the guest. MAC and Addrs are those that it may send from.
+	// Port is the host's end of its link; it names the guest, and Index is its index. MAC and Addrs are those that it may
+	// send from.
 	Port  string
+	Index int
 	MAC   net.HardwareAddr
 	Addrs []netip.Addr
 	// Resolvers are the servers that its questions go to: those to port 53 come to the sockets of KindDNS and KindDNS2.
@@ -59,6 +61,8 @@ type Host struct {
 	v6      bool // the host's kernel has IPv6
 
 	mu      sync.Mutex
+	bridge  net.HardwareAddr // that the rules have; nil for none
+	rulings []string         // what there was of chains and rules when they were made
 	guests  map[string]*guest
 	unknown []string // ports without a known container
 	records []sysctl
@@ -224,13 +228,23 @@ func (h *Host) Refuse(ports []string) error {
 	return h.install()
 }
 
-// Restore puts the rules back if somebody has removed them, and reports whether that was so.
+// Restore puts the rules back if somebody has removed some or added others to them, and reports whether that was so. It also
+// has them follow the bridge, which changes its hardware address with its ports.
 func (h *Host) Restore() (bool, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	found, err := findHost(h.cfg.Link)
-	if err != nil || h.complete(found) {
+	if err != nil {
 		return false, err
+	}
+	whole, err := h.complete(found)
+	switch {
+	case err != nil:
+		return false, err
+	case whole && !h.cfg.Single && !slices.Equal(h.bridge, hardwareAddr(h.cfg.Link)):
+		return false, h.install()
+	case whole:
+		return false, nil
 	}
 	if err := h.install(); err != nil {
 		return true, err
@@ -244,13 +258,17 @@ func (h *Host) Restore() (bool, error) {
 	return true, h.writeSysctls()
 }
 
-// complete reports whether all of the door is there.
-func (h *Host) complete(f found) bool {
+// complete reports whether all of the door is there, and nothing else in its tables.
+func (h *Host) complete(f found) (bool, error) {
 	want := 2
 	if h.v6 {
 		want = 4
 	}
-	return len(f.tables) == len(h.tables()) && len(f.rules)+len(f.routes) == want && !h.sysctlsMoved()
+	if len(f.tables) != len(h.tables()) || len(f.rules)+len(f.routes) != want || h.sysctlsMoved() {
+		return false, nil
+	}
+	now, err := h.listRulings()
+	return slices.Equal(now, h.rulings), err
 }
 
 // Close takes everything away that was made, and restores what was changed.

@@ -3,6 +3,7 @@
 package rules
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -47,6 +48,31 @@ func snapshot(t *testing.T) string {
 }
 
 var guest1 = Guest{Port: "p1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Addrs: []netip.Addr{netip.MustParseAddr("10.88.0.2"), netip.MustParseAddr("fd88::2")}, Resolvers: []netip.Addr{netip.MustParseAddr("10.88.0.1")}}
+
+// TestHostOfMany: one transaction takes the rules of many containers.
+func TestHostOfMany(t *testing.T) {
+	inNewHost(t)
+	h, err := OpenHost(HostConfig{Link: "br0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for i := range 40 {
+		g := guest1
+		g.Port, g.Index = fmt.Sprintf("p%d", i), 100+i
+		g.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 88, 0, byte(2 + i)}), netip.MustParseAddr(fmt.Sprintf("fd88::%x", 2+i))}
+		list, err := h.Add(g)
+		if err != nil {
+			t.Fatalf("container %d: %v", i, err)
+		}
+		for _, s := range list {
+			defer unix.Close(s.FD)
+		}
+	}
+	if again, err := h.Restore(); again || err != nil {
+		t.Errorf("rules that nobody has touched are put back: %v, %v", again, err)
+	}
+}
 
 func TestHostLeavesNothing(t *testing.T) {
 	inNewHost(t)

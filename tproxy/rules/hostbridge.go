@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On the bridge every frame is looked at when it comes in by a port, where nobody can pretend to be behind another one:
+// On the bridge every frame is looked at when it comes in by a port, where nobody can pretend to be behind another one. The
+// port is known by its index, which no later link gets, and the kind of a frame by its header as it was sent: one with a VLAN
+// tag would come up by another link.
 //
 //	hardware address not the container's       drop, and say so
 //	ARP                                        pass, if it speaks for the container's own addresses
@@ -29,8 +31,8 @@ import (
 
 // Offsets in an Ethernet header and an ARP message for IPv4 (RFC 826).
 const (
-	etherDst, etherSrc, etherAddr = 0, 6, 6
-	arpSenderMAC, arpSender       = 8, 14
+	etherDst, etherSrc, etherKind, etherAddr = 0, 6, 12, 6
+	arpSenderMAC, arpSender                  = 8, 14
 )
 
 // Neighbour discovery (RFC 4861) that containers need: who solicits a router, and who asks and tells about neighbours.
@@ -38,7 +40,7 @@ const (
 	routerSolicitation     = 133
 	neighbourSolicitation  = 135
 	neighbourAdvertisement = 136
-	neighbourTarget        = 8 // offset of the address that an advertisement is about
+	neighbourTarget        = 8 // offset of the address that a solicitation or an advertisement is about
 )
 
 // listenerReports are what a kernel says unasked of the groups it listens to (RFC 2710, RFC 3810): nothing is lost with them.
@@ -50,13 +52,10 @@ var neighbourKinds = []byte{routerSolicitation, neighbourSolicitation, neighbour
 const bridgePriority = nftables.ChainPriority(-400)
 
 func (h *Host) addBridgeChains(conn *nftables.Conn, t *nftables.Table) {
-	link, err := net.InterfaceByName(h.cfg.Link)
-	var up []expr.Any // the frame goes up to the host
+	up := drop() // the bridge is gone
 	m := h.numbers.marks()
-	if err != nil {
-		up = drop() // the bridge is gone
-	} else {
-		up = join(setMark(m.Mask, m.Seen), toBridge(link.HardwareAddr), accept())
+	if h.bridge = hardwareAddr(h.cfg.Link); h.bridge != nil {
+		up = join(setMark(m.Mask, m.Seen), toBridge(h.bridge), accept()) // the frame goes up to the host
 	}
 	own := map[string]*nftables.Chain{}
 	for port := range h.guests {
@@ -64,7 +63,7 @@ func (h *Host) addBridgeChains(conn *nftables.Conn, t *nftables.Table) {
 	}
 	prerouting := h.chain(conn, t, "ports", bridgePriority)
 	for _, port := range slices.Sorted(maps.Keys(h.guests)) {
-		conn.AddRule(&nftables.Rule{Table: t, Chain: prerouting, Exprs: join(linkIs(port), jump(own[port].Name))})
+		conn.AddRule(&nftables.Rule{Table: t, Chain: prerouting, Exprs: join(linkAt(h.guests[port].Index), jump(own[port].Name))})
 		for _, exprs := range h.portRules(h.guests[port], up) {
 			conn.AddRule(&nftables.Rule{Table: t, Chain: own[port], Exprs: exprs})
 		}
@@ -72,6 +71,15 @@ func (h *Host) addBridgeChains(conn *nftables.Conn, t *nftables.Table) {
 	for _, port := range h.unknown {
 		conn.AddRule(&nftables.Rule{Table: t, Chain: prerouting, Exprs: join(linkIs(port), drop())})
 	}
+}
+
+// hardwareAddr is that of the link, nil if there is none.
+func hardwareAddr(link string) net.HardwareAddr {
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		return nil
+	}
+	return l.HardwareAddr
 }
 
 // portRules are the lines of the table above for one port.
@@ -112,7 +120,8 @@ func (h *Host) portRules(g *guest, up []expr.Any) [][]expr.Any {
 		no(DropProtocol))
 }
 
-// neighbourRules let a container solicit from its own addresses or from none, and advertise its own.
+// neighbourRules let a container solicit from its own addresses, and advertise its own. From no address it may ask whether one
+// of its own is free: who asks that of another's takes it away from one that comes up (RFC 4862 section 5.4.3).
 func (h *Host) neighbourRules(g *guest, no func(string) []expr.Any) (list [][]expr.Any) {
 	f := families()[1]
 	m := h.numbers.marks()
@@ -123,10 +132,13 @@ func (h *Host) neighbourRules(g *guest, no func(string) []expr.Any) (list [][]ex
 			continue
 		}
 		from := join(v6, f.address(f.src, expr.CmpOpEq, whole(a)))
-		if !a.IsUnspecified() {
-			list = append(list, join(v6, icmp6(neighbourAdvertisement), payload(expr.PayloadBaseTransportHeader, neighbourTarget, expr.CmpOpEq, a.AsSlice()), pass))
+		list = append(list, join(from, icmp6(routerSolicitation), pass))
+		if a.IsUnspecified() {
+			continue
 		}
-		list = append(list, join(from, icmp6(routerSolicitation), pass), join(from, icmp6(neighbourSolicitation), pass))
+		about := payload(expr.PayloadBaseTransportHeader, neighbourTarget, expr.CmpOpEq, a.AsSlice())
+		list = append(list, join(v6, icmp6(neighbourAdvertisement), about, pass), join(from, icmp6(neighbourSolicitation), pass),
+			join(v6, f.address(f.src, expr.CmpOpEq, whole(netip.IPv6Unspecified())), icmp6(neighbourSolicitation), about, pass))
 	}
 	for _, kind := range neighbourKinds {
 		list = append(list, join(v6, icmp6(kind), no(DropPeer)))
@@ -147,14 +159,21 @@ func toBridge(mac net.HardwareAddr) []expr.Any {
 	}
 }
 
+// linkAt matches what comes in by the link with the index.
+func linkAt(index int) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIF, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(index))}}
+}
+
 func linkIs(name string) []expr.Any {
 	list := linkIsNot(name)
 	list[1].(*expr.Cmp).Op = expr.CmpOpEq
 	return list
 }
 
+// etherType matches what follows the hardware addresses in the header: of a frame with a VLAN tag that is the tag's type, where
+// the kernel's own idea of the protocol (meta protocol) is what lies behind it.
 func etherType(kind uint16) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(kind)}}
+	return payload(expr.PayloadBaseLLHeader, etherKind, expr.CmpOpEq, binaryutil.BigEndian.PutUint16(kind))
 }
 
 // etherGroup matches what is for a group of hosts, or for all.

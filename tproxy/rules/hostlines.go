@@ -50,8 +50,20 @@ func (h *Host) install() error {
 	}
 }
 
+// transactionRoom is how much the kernel may hold of a transaction and of its answers, in octets: it takes a transaction in one
+// piece and answers each rule with a kilobyte or two, of which a container has some sixty. Where weir may not have that much
+// (in a user namespace), it is what net.core.rmem_max and wmem_max allow.
+const transactionRoom = 64 << 20
+
+func giveRoom[C interface {
+	SetReadBuffer(octets int) error
+	SetWriteBuffer(octets int) error
+}](c C) error {
+	return errors.Join(c.SetReadBuffer(transactionRoom), c.SetWriteBuffer(transactionRoom))
+}
+
 func (h *Host) transact() error {
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.WithSockOptions(giveRoom))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
@@ -70,6 +82,9 @@ func (h *Host) transact() error {
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("add nftables rules: %w", told(err))
+	}
+	if h.rulings, err = h.listRulings(); err != nil {
+		h.rulings = nil // Restore makes them anew
 	}
 	return nil
 }
@@ -125,8 +140,9 @@ func families() []family { return Inside{Addr6: netip.IPv6Unspecified()}.familie
 //
 //	not by the link                       not ours
 //	without the bridge's mark             drop: nobody known sent it
-//	reply of a connection to a guest      pass: a published port, or the host's own connection
-//	from a guest's address                that guest's chain
+//	from a guest's address, and
+//	  answers a connection to it          pass: a published port, or the host's own connection
+//	  else                                that guest's chain
 //	else                                  drop
 //
 // and a guest's chain gives questions to its resolvers, other TCP and UDP to its listeners, and drops the rest.
@@ -156,14 +172,15 @@ func (h *Host) addChains(conn *nftables.Conn, t *nftables.Table) {
 		if !h.cfg.Single {
 			add(c.chain, mark(expr.CmpOpNeq, m.Mask, m.Seen), c.unknown)
 		}
-		add(c.chain, isReply(), ctMark(expr.CmpOpNeq, m.Mask, m.Reply), accept())
+		for _, port := range slices.Sorted(maps.Keys(h.guests)) {
+			for _, from := range h.guests[port].sources(f) {
+				add(c.chain, f.address(f.src, expr.CmpOpEq, whole(from)), isReply(), answeredBy(from), ctMark(expr.CmpOpNeq, m.Mask, m.Reply), accept())
+			}
+		}
 	}
 	for _, port := range slices.Sorted(maps.Keys(h.guests)) {
 		g := h.guests[port]
-		for _, a := range g.Addrs {
-			if a.Is4() != (f.len == 4) || a.IsLinkLocalUnicast() {
-				continue // a link-local address may be another one's as well
-			}
+		for _, a := range g.sources(f) {
 			from := f.address(f.src, expr.CmpOpEq, whole(a))
 			add(door, from, jump(own[port].Name))
 			if lines := (Inside{Queue: g.queue}).holdLines(); g.held && h.holding.way < len(lines) {
@@ -188,6 +205,16 @@ func (h *Host) addChains(conn *nftables.Conn, t *nftables.Table) {
 	out := conn.AddChain(&nftables.Chain{Name: "replies", Table: t, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: &priority, Policy: &policy})
 	add(out, mark(expr.CmpOpEq, m.Mask, m.Reply), isOriginal(), setCtMark(m.Reply))
+}
+
+// sources are the addresses of a family that the guest is known by: a link-local one may be another guest's as well.
+func (g *guest) sources(f family) (list []netip.Addr) {
+	for _, a := range g.Addrs {
+		if a.Is4() == (f.len == 4) && !a.IsLinkLocalUnicast() {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // chain adds a chain of prerouting.
@@ -312,6 +339,13 @@ const (
 
 func isReply() []expr.Any    { return direction(directionReply) }
 func isOriginal() []expr.Any { return direction(directionOriginal) }
+
+// answeredBy matches what belongs to a connection whose answers come from the address. An ICMP error belongs to the connection
+// that it quotes, which may be anybody's.
+func answeredBy(a netip.Addr) []expr.Any {
+	const direction = directionReply << 24 // the library writes four octets, of which the kernel reads the first
+	return []expr.Any{&expr.Ct{Key: expr.CtKeySRC, Register: 1, Direction: direction}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()}}
+}
 
 func direction(d byte) []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{d}}}

@@ -22,6 +22,7 @@ var ErrNoLink = errors.New("not one link to this host")
 // Attachment is how a network namespace hangs on this host.
 type Attachment struct {
 	Port   string // the host's end of its veth link
+	Index  int    // of that end
 	Bridge string // the bridge that this is a port of; "" for none
 	MAC    net.HardwareAddr
 	Addrs  []netip.Addr // of the link's end inside
@@ -65,7 +66,7 @@ func Attached(path string) (a Attachment, err error) {
 		return a, fmt.Errorf("find veth link of %s: %w: %s", path, ErrNoLink, text)
 	}
 	port := ports[0].Attrs()
-	a.Port = port.Name
+	a.Port, a.Index = port.Name, port.Index
 	if port.MasterIndex != 0 {
 		master, err := netlink.LinkByIndex(port.MasterIndex)
 		if err != nil {
