@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,7 +20,9 @@ const endPatience = 20 * time.Second
 type hostLock struct {
 	ln    *net.UnixListener
 	ended chan struct{} // closed when somebody wants weir to end
-	conns []*net.UnixConn
+
+	mu    sync.Mutex
+	conns []*net.UnixConn // who wants it: not closed before the process ends
 }
 
 func lockAddress(link string) *net.UnixAddr {
@@ -71,10 +74,18 @@ func (l *hostLock) listen() {
 				c.Close()
 				return
 			}
-			l.ln.Close()
-			l.conns = append(l.conns, c) // not closed before the process ends
-			close(l.ended)
+			l.end(c)
 		}()
+	}
+}
+
+// end has weir end, and c told when it has: two may want it at once.
+func (l *hostLock) end(c *net.UnixConn) {
+	l.ln.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conns = append(l.conns, c); len(l.conns) == 1 {
+		close(l.ended)
 	}
 }
 
@@ -96,6 +107,9 @@ func endHost(link string) (pid int, err error) {
 	}
 	if !trusted(peer) { // anybody can take the name of the socket; that is no weir of root's
 		return 0, nil
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		return 0, nil // anybody may have a socket of that name; it is no weir that holds rules
 	}
 	if _, err := c.Write([]byte(endRequest)); err != nil {
 		return 0, fmt.Errorf("end process %d: %w", peer.Pid, err)

@@ -89,9 +89,52 @@ func (d *dataPath) serveHost(ctx context.Context) error {
 				return fmt.Errorf("listen for dns: %w", err)
 			}
 		}
-		go d.mustServe(ctx, "dns", func() error { return d.dns.Serve(ctx, pc, ln) })
+		addrs := d.cfg.Host.Addrs
+		if ln != nil {
+			ln = guestListener{ln, addrs}
+		}
+		go d.mustServe(ctx, "dns", func() error { return d.dns.Serve(ctx, guestQuestions{pc, addrs}, ln) })
 	}
 	return nil
+}
+
+// guestQuestions and guestListener are to the resolver what fromGuest is to flows: what others on the host ask is not answered,
+// and not written down as the container's.
+type guestQuestions struct {
+	net.PacketConn
+	addrs []netip.Addr
+}
+
+// ReadFrom implements net.PacketConn.
+func (g guestQuestions) ReadFrom(p []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := g.PacketConn.ReadFrom(p)
+		if err != nil || isOf(from, g.addrs) {
+			return n, from, err
+		}
+	}
+}
+
+type guestListener struct {
+	net.Listener
+	addrs []netip.Addr
+}
+
+// Accept implements net.Listener.
+func (g guestListener) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil || isOf(c.RemoteAddr(), g.addrs) {
+			return c, err
+		}
+		c.Close()
+	}
+}
+
+// isOf reports whether a socket's address is one of addrs.
+func isOf(a net.Addr, addrs []netip.Addr) bool {
+	ap, err := netip.ParseAddrPort(a.String())
+	return err == nil && slices.Contains(addrs, ap.Addr().Unmap())
 }
 
 // resolver is the server that the i-th family's questions go to, for the event log.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -69,9 +70,43 @@ func netnsPath(text string) string {
 // lookEvery is how often a link without a bridge is looked at.
 const lookEvery = time.Second
 
-// watch calls changed with who is behind the ports, at once and whenever it is different, until ctx ends or there is nothing
-// to watch any more.
-func (t hostTarget) watch(ctx context.Context, finder *container.Finder, changed func([]container.Container)) error {
+// watch calls changed with who is behind the ports, at once and whenever it is different, until ctx ends, or the link without a
+// bridge is gone. Whatever else keeps it from seeing is told to blind, and it looks again later: a container can bring that
+// about (with more processes than are looked at, for one), and must not end the door by it. A bridge that is gone comes back:
+// engines remove it with the last container, and make it anew for the next.
+func (t hostTarget) watch(ctx context.Context, finder *container.Finder, changed func([]container.Container), blind func(error)) error {
+	seen := false
+	for {
+		err := t.see(ctx, finder, func(list []container.Container) {
+			seen = true
+			changed(list)
+		})
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return nil
+		case !seen:
+			return err
+		case t.bridge == "" && !isLink(t.port):
+			return err
+		case errors.Is(err, container.ErrNoBridge):
+			changed(nil)
+		}
+		blind(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// isLink reports whether the host has a link of that name.
+func isLink(name string) bool {
+	_, err := net.InterfaceByName(name)
+	return err == nil
+}
+
+// see is watch until something keeps it from seeing.
+func (t hostTarget) see(ctx context.Context, finder *container.Finder, changed func([]container.Container)) error {
 	if t.bridge == "" {
 		return t.watchLink(ctx, finder, changed)
 	}
@@ -90,7 +125,7 @@ func (t hostTarget) watch(ctx context.Context, finder *container.Finder, changed
 	})
 }
 
-// watchLink is watch for a link without a bridge.
+// watchLink is see for a link without a bridge.
 func (t hostTarget) watchLink(ctx context.Context, finder *container.Finder, changed func([]container.Container)) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -104,7 +139,7 @@ func (t hostTarget) watchLink(ctx context.Context, finder *container.Finder, cha
 		if err != nil {
 			return err
 		}
-		c.Port.Name, c.MAC, c.Addresses = a.Port, a.MAC, a.Addrs
+		c.Port.Name, c.MAC, c.Addresses = a.Port, a.MAC, finder.Routed(a.Index, a.Addrs)
 		if a.Port != t.port {
 			return fmt.Errorf("%s has another link now, %s", t.path, a.Port)
 		}

@@ -45,6 +45,7 @@ type hostUp struct {
 	mu     sync.Mutex
 	guests map[string]*hostProcess // by port
 	told   map[string]string       // what was said of ports without a guest
+	unseen string                  // what was said of why nobody can be seen
 	died   chan *hostProcess
 	ready  bool
 }
@@ -159,7 +160,7 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	watching := make(chan error, 1)
-	go func() { watching <- u.target.watch(ctx, u.finder, u.changed) }()
+	go func() { watching <- u.target.watch(ctx, u.finder, u.changed, u.blind) }()
 	defer func() {
 		cancel()
 		<-watching
@@ -171,6 +172,7 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 	defer watch.Close()
 	tick := time.NewTicker(restoreEvery)
 	defer tick.Stop()
+	lame := "" // what was said of why rules cannot be put back
 	for {
 		look := false
 		select {
@@ -194,12 +196,28 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 			continue
 		}
 		again, err := u.rules.Restore()
-		if err != nil {
-			return fmt.Errorf("put rules back: %w", err), true
+		if err != nil { // the next tick tries again
+			if lame != err.Error() {
+				lame = err.Error()
+				u.ui.warnf("look after the rules: %v", err)
+			}
+			continue
 		}
+		lame = ""
 		if again {
-			u.ui.warnf("somebody has removed rules of weir's: they are back")
+			u.ui.warnf("somebody has removed or changed rules of weir's: they are back")
 		}
+	}
+}
+
+// blind says once why nobody can be seen. Those who are carried stay carried meanwhile: the rules hold them to the link that
+// they were seen at.
+func (u *hostUp) blind(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.unseen != err.Error() {
+		u.unseen = err.Error()
+		u.ui.warnf("cannot see who is behind %s, and nobody new is carried: %v", u.target.name(), err)
 	}
 }
 
@@ -207,6 +225,7 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 func (u *hostUp) changed(list []container.Container) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.unseen = ""
 	there := map[string]container.Container{}
 	var refused []string
 	for _, c := range list {
