@@ -322,7 +322,7 @@ func TestHostDoorFollows(t *testing.T) {
 	h.do("nft", "flush", "ruleset")
 	h.ip("rule del priority 77")
 	if !soon(func() bool {
-		return strings.Contains(u.stderr.String(), "somebody has removed rules of weir's: they are back")
+		return strings.Contains(u.stderr.String(), "somebody has removed or changed rules of weir's: they are back")
 	}) {
 		t.Error("weir does not see that its rules are gone")
 	}

@@ -87,11 +87,16 @@ func newHostNet(t *testing.T) *hostNet {
 	h.ip("-6 route add default via 2001:db8:f%d::1", h.n)
 	h.sysctl("net/ipv4/ip_forward", "1")
 	h.sysctl("net/ipv6/conf/all/forwarding", "1")
+	h.addBridge()
+	return h
+}
+
+func (h *hostNet) addBridge() {
+	h.t.Helper()
 	h.ip("link add br0 type bridge")
 	h.ip("addr add %s/24 dev br0", h.gateway4())
 	h.ip("addr add %s/64 dev br0 nodad", h.gateway6())
 	h.ip("link set br0 up")
-	return h
 }
 
 func (h *hostNet) gateway4() string { return fmt.Sprintf("10.99.%d.1", h.n) }
