@@ -373,6 +373,9 @@ func (l *launch) conclude(status int, rep *dataPathReport) error {
 	if l.summary || !l.quiet && term.IsTerminal(2) && !l.json {
 		width, _, _ := term.GetSize(2)
 		rows, more := l.shownRows(rep.Rows)
+		if l.summary && len(rows) == 0 {
+			l.ui.sayf("nothing to sum up: no flow, and nothing denied")
+		}
 		event.WriteTable(os.Stderr, rows, event.TableOptions{Color: l.ui.color, Width: width})
 		if more > 0 {
 			l.ui.sayf("%d rows more; --summary shows them all", more)
