@@ -52,6 +52,24 @@ func lockHost(link string) (*hostLock, error) {
 	return l, nil
 }
 
+// numbersPatience is how long one weir waits for others to take theirs, numbersPause how long between two looks.
+const (
+	numbersPatience = 5 * time.Second
+	numbersPause    = 20 * time.Millisecond
+)
+
+// lockNumbers waits until no other weir of this network namespace is choosing numbers that nobody uses: two that are started
+// at once, before two bridges, would choose the same. Anybody may take the name of the socket; after numbersPatience it goes
+// on without, and the kernel refuses what is taken.
+func lockNumbers() (unlock func()) {
+	for until := time.Now().Add(numbersPatience); time.Now().Before(until); time.Sleep(numbersPause) {
+		if ln, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "@weir-tproxy"}); err == nil {
+			return func() { ln.Close() }
+		}
+	}
+	return func() {}
+}
+
 // endRequest is what somebody says who wants weir to end.
 const endRequest = "end\n"
 

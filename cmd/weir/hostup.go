@@ -66,7 +66,10 @@ func (u *hostUp) run() (err error) {
 		return err
 	}
 	defer u.finder.Close()
-	if u.rules, err = rules.OpenHost(u.target.rules()); err != nil {
+	unlock := lockNumbers()
+	u.rules, err = rules.OpenHost(u.target.rules())
+	unlock()
+	if err != nil {
 		return err
 	}
 	u.warnOfFirewalls()
