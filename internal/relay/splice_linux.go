@@ -74,11 +74,11 @@ func (s *splicer) run() error {
 
 // readOnce is what RawConn.Read calls: it reports false when there is nothing to read for now, and lets go of everything then.
 //
-// That splice has nothing is no proof: it stops before urgent data (tcp(7)) for good. read passes over it, as over what this
-// relay does not carry, and has the last word.
+// That splice has nothing is no proof: it stops before urgent data (tcp(7)) for good, and says EAGAIN, or once there is an end
+// of the stream behind it 0. read passes over the urgent octet, or takes it with SO_OOBINLINE, and has the last word.
 func (s *splicer) readOnce(fd uintptr) bool {
 	n, errno := s.take(int(fd))
-	if errno == unix.EAGAIN && s.pipe != nil {
+	if s.pipe != nil && n == 0 && (errno == 0 || errno == unix.EAGAIN) {
 		s.last = 0
 		n, errno = s.take(int(fd))
 	}
