@@ -360,6 +360,9 @@ func (p *plan) show(w interface{ Write([]byte) (int, error) }) error {
 	if p.eventsTarget.fd < 0 {
 		out.Events = p.eventsTarget.path
 	}
+	if p.door == "tproxy" {
+		out.Link = p.door // as sandbox-start says: there is no other
+	}
 	if p.json {
 		enc := json.NewEncoder(w)
 		return enc.Encode(out)

@@ -140,6 +140,9 @@ func (res *Result) facts() []string {
 		out = append(out, text)
 	}
 	for _, f := range res.Flows {
+		if f.Opened == 0 {
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s recorded %d of %d flows", (&Subject{Name: f.Subject, Variant: f.Variant}).Label(), f.Recorded, f.Opened))
 	}
 	for i := range out {
