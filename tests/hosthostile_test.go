@@ -5,6 +5,7 @@ package tests
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"strings"
@@ -239,4 +240,66 @@ func TestHostDoorEmptied(t *testing.T) {
 	}
 	u.end(syscall.SIGTERM)
 	h.unchanged(before)
+}
+
+// TestHostDoorDataPathDies: whatever ends the data path of one container cuts that one only, and it gets another.
+func TestHostDoorDataPathDies(t *testing.T) {
+	const outside = "198.51.100.20:7"
+	h := newHostNet(t)
+	boxes := []*box{h.box(2), h.box(3)}
+	before := h.snapshot()
+	u := h.up("--bridge", "br0", "--allow", outside)
+	var conns []net.Conn
+	for _, b := range boxes {
+		err := inNamespace(b.ns, func() error {
+			c, err := net.DialTimeout("tcp", outside, patience)
+			if err == nil {
+				conns = append(conns, c)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range conns {
+		if !echoes(c) {
+			t.Fatal("a connection carries nothing")
+		}
+	}
+	for _, p := range descendants(t, u.cmd.Process.Pid) {
+		if p.name == "weir-datapath" {
+			syscall.Kill(p.pid, syscall.SIGKILL)
+			break
+		}
+	}
+	alive := 0
+	for _, c := range conns {
+		defer c.Close()
+		if soon(func() bool { return strings.Contains(u.stderr.String(), "it has no way out until there is another") }); echoes(c) {
+			alive++
+		}
+	}
+	if alive != 1 {
+		t.Errorf("%d connections are left of two, want the one of the other container", alive)
+	}
+	for _, b := range boxes {
+		if !soon(func() bool { return b.open("tcp", outside, "x") }) || b.open("tcp", "198.51.100.10:80", "x") {
+			t.Errorf("%s is not carried", b.port)
+		}
+	}
+	u.end(syscall.SIGTERM)
+	h.unchanged(before)
+}
+
+// echoes says whether what is written comes back.
+func echoes(c net.Conn) bool {
+	const text = "a line of text\n"
+	c.SetDeadline(time.Now().Add(patience))
+	b := make([]byte, len(text))
+	_, err := io.WriteString(c, text)
+	if err == nil {
+		_, err = io.ReadFull(c, b)
+	}
+	return err == nil && string(b) == text
 }

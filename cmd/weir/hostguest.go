@@ -29,7 +29,6 @@ type hostProcess struct {
 	cmd       *exec.Cmd
 	control   *controlConn
 	dead      chan struct{}
-	ending    chan struct{} // closed before the end that weir wants
 }
 
 func (p *hostProcess) port() string { return p.container.Port.Name }
@@ -59,7 +58,7 @@ func (u *hostUp) startGuest(c container.Container) (p *hostProcess, err error) {
 		u.ui.warnf("%s says nothing about %s: all it does is denied", u.policyFile, c.App())
 	}
 	own, asked := u.resolversOf(c)
-	p = &hostProcess{container: c, dead: make(chan struct{}), ending: make(chan struct{})}
+	p = &hostProcess{container: c, dead: make(chan struct{})}
 	control, remote, err := newControlPair(maxMessage)
 	if err != nil {
 		return nil, err
@@ -194,22 +193,34 @@ func (p *hostProcess) why(err error) error {
 	}
 }
 
-// awaitDeath tells of a data path that ends before it is to.
+// againAfter is how long a container waits for another data path after its own has died, or could not be started.
+const againAfter = time.Second
+
+// awaitDeath sees to a data path that ends before it is to. The door is shut for its container, and nobody else's is touched:
+// what the container sends may have been the cause.
 func (u *hostUp) awaitDeath(p *hostProcess) {
 	<-p.dead
-	select {
-	case <-p.ending:
-	default:
-		select {
-		case u.died <- p:
-		default:
-		}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.guests[p.port()] != p {
+		return // it was to end
+	}
+	u.ui.warnf("data path of %s ended: %v: it has no way out until there is another", p.container, p.cmd.ProcessState)
+	u.remove(p)
+	time.AfterFunc(againAfter, func() { u.again(p.port()) })
+}
+
+// again starts a data path for the container at the port, if it still has none.
+func (u *hostUp) again(port string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if c, ok := u.there[port]; ok && u.guests[port] == nil {
+		u.add(c)
 	}
 }
 
 // end lets the data path write its last events and end.
 func (p *hostProcess) end() {
-	close(p.ending)
 	if p.cmd != nil {
 		var rep dataPathReport
 		if p.control.ask(order{Finish: true}, &rep, reportTimeout) == nil {

@@ -43,16 +43,16 @@ type hostUp struct {
 	rules  *rules.Host
 
 	mu     sync.Mutex
-	guests map[string]*hostProcess // by port
-	told   map[string]string       // what was said of ports without a guest
-	unseen string                  // what was said of why nobody can be seen
-	died   chan *hostProcess
+	guests map[string]*hostProcess        // by port
+	told   map[string]string              // what was said of ports without a guest
+	unseen string                         // what was said of why nobody can be seen
+	there  map[string]container.Container // who has a name, by port; nobody once weir is to end
 	ready  bool
 }
 
 // run is the whole of it, in the order of time.
 func (u *hostUp) run() (err error) {
-	u.guests, u.told, u.died = map[string]*hostProcess{}, map[string]string{}, make(chan *hostProcess, 1)
+	u.guests, u.told = map[string]*hostProcess{}, map[string]string{}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -73,11 +73,8 @@ func (u *hostUp) run() (err error) {
 		return err
 	}
 	u.warnOfFirewalls()
-	failed, abandoned := u.serve(signals)
+	failed := u.serve(signals)
 	u.endGuests()
-	if abandoned {
-		return hint(failed, "weir tproxy up again, or weir tproxy down to open the way without weir")
-	}
 	return errors.Join(failed, u.rules.Close())
 }
 
@@ -157,9 +154,8 @@ func (u *hostUp) warnOfFirewalls() {
 	}
 }
 
-// serve follows the containers until a signal, weir tproxy down, or a failure. abandoned says that the rules are to stay: the
-// containers must have no other way out because weir failed.
-func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) {
+// serve follows the containers until a signal, weir tproxy down, or until there is nothing left to follow.
+func (u *hostUp) serve(signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	watching := make(chan error, 1)
@@ -170,7 +166,7 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 	}()
 	changes, watch, err := rules.Changes()
 	if err != nil {
-		return err, false
+		return err
 	}
 	defer watch.Close()
 	tick := time.NewTicker(restoreEvery)
@@ -180,14 +176,12 @@ func (u *hostUp) serve(signals <-chan os.Signal) (failed error, abandoned bool) 
 		look := false
 		select {
 		case <-signals:
-			return nil, false
+			return nil
 		case <-u.lock.ended:
-			return nil, false
-		case p := <-u.died:
-			return fmt.Errorf("data path of %s ended: %v: the containers have no way out", p.container, p.cmd.ProcessState), true
+			return nil
 		case err := <-watching:
 			watching <- nil
-			return err, false
+			return err
 		case <-tick.C:
 			look = true
 		case _, look = <-changes:
@@ -230,6 +224,7 @@ func (u *hostUp) changed(list []container.Container) {
 	defer u.mu.Unlock()
 	u.unseen = ""
 	there := map[string]container.Container{}
+	u.there = there
 	var refused []string
 	for _, c := range list {
 		if c.Err != nil {
@@ -252,9 +247,7 @@ func (u *hostUp) changed(list []container.Container) {
 		if c.Err != nil || u.guests[c.Port.Name] != nil {
 			continue
 		}
-		if err := u.add(c); err != nil {
-			u.ui.warnf("%s has no way out: %v", c, err)
-		}
+		u.add(c)
 	}
 	if !u.ready {
 		u.ready = true
@@ -281,16 +274,18 @@ func (u *hostUp) tell(c container.Container) {
 	})
 }
 
-func (u *hostUp) add(c container.Container) error {
+// add begins to carry a container, or says why not and tries again later.
+func (u *hostUp) add(c container.Container) {
 	p, err := u.startGuest(c)
 	if err != nil {
-		return err
+		u.ui.warnf("%s has no way out: %v", c, err)
+		time.AfterFunc(againAfter, func() { u.again(c.Port.Name) })
+		return
 	}
 	u.guests[c.Port.Name] = p
 	if !u.quiet && u.ready {
 		u.ui.sayf("carrying %s as %s", c, c.App())
 	}
-	return nil
 }
 
 // remove shuts the door first.
@@ -310,6 +305,7 @@ func (u *hostUp) endGuests() {
 	for _, p := range u.guests {
 		ending.Go(p.end)
 	}
+	u.there = nil
 	ending.Wait()
 	clear(u.guests)
 }
