@@ -303,3 +303,34 @@ func echoes(c net.Conn) bool {
 	}
 	return err == nil && string(b) == text
 }
+
+// TestHostDoorStrictSources: with reverse path filters as distributions set them the door works, too.
+func TestHostDoorStrictSources(t *testing.T) {
+	const outside = "198.51.100.20:7"
+	for _, filter := range []string{"1", "2"} {
+		h := newHostNet(t)
+		one := h.box(2)
+		h.sysctl("net/ipv4/conf/all/rp_filter", filter)
+		h.up("--bridge", "br0", "--allow", outside)
+		if !one.open("tcp", outside, "x") || !one.open("udp", outside, "x") || one.open("tcp", "198.51.100.10:80", "x") {
+			t.Errorf("with rp_filter=%s the door does not carry", filter)
+		}
+	}
+}
+
+// TestHostDoorEndedEarly: a signal at any time of coming up leaves the host as it was.
+func TestHostDoorEndedEarly(t *testing.T) {
+	h := newHostNet(t)
+	h.box(2)
+	before := h.snapshot()
+	for ms := 0; ms < 240; ms += 30 {
+		cmd := h.weir("tproxy", "up", "--bridge", "br0")
+		if err := h.in(cmd.Start); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(ms) * time.Millisecond)
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+		h.unchanged(before)
+	}
+}
