@@ -62,7 +62,7 @@ func (u *uplinkTap) sent(t *testing.T) (packets []string) {
 }
 
 // upkeep reports whether the frame is ARP, neighbour or router discovery, a multicast membership report, or the kernel's word
-// that a late answer of a DNS server found nobody.
+// that a late datagram found nobody.
 func upkeep(f []byte) bool {
 	if len(f) < 14 {
 		return false
@@ -125,13 +125,13 @@ func TestUplinkTapSees(t *testing.T) {
 	}
 }
 
-// isLateAnswer reports whether an IPv4 packet is an ICMP message "port unreachable" about a datagram that a DNS server had sent.
+// isLateAnswer reports whether an IPv4 packet is an ICMP message "port unreachable" about a datagram that its receiver had sent:
+// the answer of a DNS server, or what a QUIC server goes on to say to a client that is gone.
 func isLateAnswer(packet []byte) bool {
-	const ip, icmp, dns = 20, 8, 53
-	if len(packet) < ip+icmp+ip+4 || packet[9] != unix.IPPROTO_ICMP || packet[ip] != 3 || packet[ip+1] != 3 {
+	const ip, icmp = 20, 8
+	if len(packet) < ip+icmp+ip || packet[9] != unix.IPPROTO_ICMP || packet[ip] != 3 || packet[ip+1] != 3 {
 		return false
 	}
 	quoted := packet[ip+icmp:]
-	fromThere := string(quoted[12:16]) == string(packet[16:20])
-	return fromThere && quoted[9] == unix.IPPROTO_UDP && binary.BigEndian.Uint16(quoted[ip:]) == dns
+	return quoted[9] == unix.IPPROTO_UDP && string(quoted[12:16]) == string(packet[16:20])
 }

@@ -401,8 +401,13 @@ func allocated() uint64 {
 // far reports whether the numbers of flows differ by much.
 func far(a, b int) bool { return a >= b+trimFlows || b >= a+trimFlows }
 
+// settle is how long the doors have, when CMD has ended, to see what it sent last: it is in the kernel's queues, and so is the
+// order to finish. A rest of any length lets them go first.
+const settle = 500 * time.Microsecond
+
 // finish carries what CMD had written, ends the flows that are left and closes the book.
 func (d *dataPath) finish(m order) *dataPathReport {
+	time.Sleep(settle)
 	ctx, cancel := context.WithTimeout(context.Background(), m.Grace)
 	d.gate.Drain(ctx)
 	cancel()
