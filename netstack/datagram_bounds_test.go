@@ -53,10 +53,10 @@ func TestDatagramHalfOpen(t *testing.T) {
 			tt.give(testKey(i+1, 9), "x")
 		}
 		synctest.Wait()
-		if len(tt.arrivals) != DefaultHalfOpenUDP {
-			t.Errorf("%d judgements at once, want %d", len(tt.arrivals), DefaultHalfOpenUDP)
+		if len(tt.arrivals) != flow.DefaultHalfOpenUDP {
+			t.Errorf("%d judgements at once, want %d", len(tt.arrivals), flow.DefaultHalfOpenUDP)
 		}
-		if n := tt.count("pending"); n != 10_000-DefaultHalfOpenUDP {
+		if n := tt.count("pending"); n != 10_000-flow.DefaultHalfOpenUDP {
 			t.Errorf("%d drops counted", n)
 		}
 		// One that is decided makes room for one.
@@ -66,7 +66,7 @@ func TestDatagramHalfOpen(t *testing.T) {
 		tt.give(testKey(20_000, 9), "x")
 		tt.give(testKey(20_001, 9), "x")
 		synctest.Wait()
-		if len(tt.arrivals) != DefaultHalfOpenUDP+1 {
+		if len(tt.arrivals) != flow.DefaultHalfOpenUDP+1 {
 			t.Errorf("%d judgements", len(tt.arrivals))
 		}
 		// A verdict that never comes does not hold its place for ever either.

@@ -1,20 +1,17 @@
 package netstack
 
-import "time"
+import (
+	"time"
 
-// Defaults of Limits. They are per Stack and so per sandbox.
+	"github.com/weir-dev/weir/flow"
+)
+
+// Defaults of Limits beside those that all doors have (package flow). They are per Stack and so per sandbox.
 const (
-	DefaultHalfOpen      = 1024
-	DefaultTCPFlows      = 8192
-	DefaultUDPFlows      = 1024
-	DefaultHalfOpenUDP   = 256
-	DefaultICMPFlows     = 64
-	DefaultBufferStart   = 256 << 10
-	DefaultBufferMax     = 1 << 20
-	DefaultUDPIdle       = 120 * time.Second
-	DefaultUDPUnanswered = 30 * time.Second
-	DefaultUDPIdleDNS    = 10 * time.Second
-	DefaultICMPIdle      = 30 * time.Second
+	DefaultICMPFlows   = 64
+	DefaultBufferStart = 256 << 10
+	DefaultBufferMax   = 1 << 20
+	DefaultICMPIdle    = 30 * time.Second
 
 	// minBuffer is the least a TCP buffer can be set to.
 	minBuffer = 4 << 10
@@ -45,16 +42,16 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	setDefault(&l.HalfOpen, DefaultHalfOpen)
-	setDefault(&l.TCPFlows, DefaultTCPFlows)
-	setDefault(&l.UDPFlows, DefaultUDPFlows)
+	setDefault(&l.HalfOpen, flow.DefaultHalfOpen)
+	setDefault(&l.TCPFlows, flow.DefaultTCPFlows)
+	setDefault(&l.UDPFlows, flow.DefaultUDPFlows)
 	setDefault(&l.ICMPFlows, DefaultICMPFlows)
 	setDefault(&l.BufferStart, DefaultBufferStart)
 	setDefault(&l.BufferMax, DefaultBufferMax)
-	setDefault(&l.UDPIdle, DefaultUDPIdle)
-	setDefault(&l.UDPUnanswered, DefaultUDPUnanswered)
-	setDefault(&l.HalfOpenUDP, DefaultHalfOpenUDP)
-	setDefault(&l.UDPIdleDNS, DefaultUDPIdleDNS)
+	setDefault(&l.UDPIdle, flow.DefaultUDPIdle)
+	setDefault(&l.UDPUnanswered, flow.DefaultUDPUnanswered)
+	setDefault(&l.HalfOpenUDP, flow.DefaultHalfOpenUDP)
+	setDefault(&l.UDPIdleDNS, flow.DefaultUDPIdleDNS)
 	setDefault(&l.ICMPIdle, DefaultICMPIdle)
 	l.BufferStart = min(l.BufferStart, l.BufferMax)
 	return l

@@ -19,18 +19,7 @@ import (
 	"github.com/weir-dev/weir/tproxy/rules"
 )
 
-// Defaults of Limits. They are per Door and so per sandbox.
-const (
-	DefaultTCPFlows      = 8192
-	DefaultHalfOpen      = 1024
-	DefaultUDPFlows      = 1024
-	DefaultHalfOpenUDP   = 256
-	DefaultUDPIdle       = 120 * time.Second
-	DefaultUDPUnanswered = 30 * time.Second
-	DefaultUDPIdleDNS    = 10 * time.Second
-)
-
-// Limits bounds what one sandbox may hold. A zero field takes its default.
+// Limits bounds what one sandbox may hold. A zero field takes its default, which package flow has.
 type Limits struct {
 	// TCPFlows is how many connections may live at once; one beyond it is reset.
 	TCPFlows int
@@ -49,13 +38,13 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	setDefault(&l.TCPFlows, DefaultTCPFlows)
-	setDefault(&l.HalfOpen, DefaultHalfOpen)
-	setDefault(&l.UDPFlows, DefaultUDPFlows)
-	setDefault(&l.HalfOpenUDP, DefaultHalfOpenUDP)
-	setDefault(&l.UDPIdle, DefaultUDPIdle)
-	setDefault(&l.UDPUnanswered, DefaultUDPUnanswered)
-	setDefault(&l.UDPIdleDNS, DefaultUDPIdleDNS)
+	setDefault(&l.TCPFlows, flow.DefaultTCPFlows)
+	setDefault(&l.HalfOpen, flow.DefaultHalfOpen)
+	setDefault(&l.UDPFlows, flow.DefaultUDPFlows)
+	setDefault(&l.HalfOpenUDP, flow.DefaultHalfOpenUDP)
+	setDefault(&l.UDPIdle, flow.DefaultUDPIdle)
+	setDefault(&l.UDPUnanswered, flow.DefaultUDPUnanswered)
+	setDefault(&l.UDPIdleDNS, flow.DefaultUDPIdleDNS)
 	return l
 }
 

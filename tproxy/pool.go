@@ -16,7 +16,7 @@ import (
 )
 
 // Pool hands out sockets for UDP flows. They have to be opened in the sandbox's namespace, by a process that is there; the
-// pool asks for some at a time.
+// pool asks for some at a time, and lives as long as its process.
 type Pool struct {
 	conn *net.UnixConn
 
@@ -89,17 +89,4 @@ func (p *Pool) ask(family byte) ([]int, error) {
 		return nil, err
 	}
 	return fds, nil
-}
-
-// Close gives the spare sockets back.
-func (p *Pool) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := range p.spare {
-		for _, fd := range p.spare[i] {
-			unix.Close(fd)
-		}
-		p.spare[i] = nil
-	}
-	return p.conn.Close()
 }

@@ -81,11 +81,10 @@ func (t *tcpDoor) hand(c *net.TCPConn) {
 	}
 }
 
-// hold takes a SYN. The client's kernel sends it again while it waits; the copies are dropped, and those of one that was let
-// through are, too.
+// hold takes a SYN. The client's kernel sends it again while it waits; those copies are dropped. A copy of one that was let
+// through goes the same way.
 func (t *tcpDoor) hold(s heldSYN) {
 	key := tcpKey{s.src, s.dst}
-	a := &tcpArrival{door: t, key: key, syn: s, connected: make(chan *net.TCPConn, 1)}
 	t.mu.Lock()
 	if t.settled.has(s) {
 		t.mu.Unlock()
@@ -94,12 +93,14 @@ func (t *tcpDoor) hold(s heldSYN) {
 	}
 	known := t.waiting[key] != nil
 	full := len(t.waiting) >= t.door.cfg.Limits.HalfOpen
+	var a *tcpArrival
 	if !known && !full {
+		a = &tcpArrival{door: t, key: key, syn: s, connected: make(chan *net.TCPConn, 1)}
 		t.waiting[key] = a
 	}
 	t.mu.Unlock()
-	if known || full {
-		if full && !known {
+	if a == nil {
+		if !known {
 			t.door.counters.add(dropTCPHalfOpen)
 		}
 		t.queue.decide(s, verdictDrop)

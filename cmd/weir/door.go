@@ -114,7 +114,7 @@ func tproxyLimits() tproxy.Limits {
 		return tproxy.Limits{}
 	}
 	room := (max(int64(min(files.Cur, 1<<20)), reservedDescriptors) - reservedDescriptors) / flowDescriptors
-	return tproxy.Limits{TCPFlows: int(max(min(room, tproxy.DefaultTCPFlows), 64))}
+	return tproxy.Limits{TCPFlows: int(max(min(room, flow.DefaultTCPFlows), 64))}
 }
 
 func (d *dataPath) openTProxy() error {

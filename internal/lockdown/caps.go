@@ -45,12 +45,9 @@ func setOf(list ...uintptr) (set uint32) {
 	return set
 }
 
-// BequeathNothing empties the bounding set of the calling thread: what it executes has no capabilities, be it root. The
+// BequeathOnly empties the bounding set of the calling thread, but for keep: what it executes has no others, be it root. The
 // goroutine must be locked to its thread and must not give it back. Where the thread may not do this, as an ordinary user's
 // may not, nothing is done: no_new_privs and [DataPath] see to the rest.
-func BequeathNothing() error { return BequeathOnly() }
-
-// BequeathOnly is BequeathNothing but for some capabilities.
 func BequeathOnly(keep ...uintptr) error {
 	for c := uintptr(0); c <= lastCap; c++ {
 		if slices.Contains(keep, c) {

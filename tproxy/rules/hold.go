@@ -95,7 +95,7 @@ const (
 )
 
 // HeldMax is how many SYNs the kernel holds for the data path; it drops those beyond without a word. So it is more than the
-// door lets wait (tproxy.DefaultHalfOpen), which counts what it drops.
+// door lets wait (flow.DefaultHalfOpen), which counts what it drops.
 const HeldMax = 4096
 
 // queueBuffer is what the queue's socket may hold of SYNs that the data path has not read yet, in octets.
