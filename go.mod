@@ -35,6 +35,7 @@ require (
 
 require (
 	github.com/apparentlymart/go-cidr v1.1.1 // indirect
+	github.com/coder/websocket v1.8.15 // indirect
 	github.com/containernetworking/plugins v1.9.1 // indirect
 	github.com/gofrs/flock v0.13.1 // indirect
 	github.com/google/btree v1.1.3 // indirect

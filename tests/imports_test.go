@@ -49,6 +49,29 @@ var edges = []struct{ from, to, why string }{
 	{"internal/capture", "flow/sniff", "weir read has the live sniffers, no second parser"},
 	{"internal/capture", "flow/event", "weir read prints the live event shape"},
 	{"internal/capture", "internal/hostname", "names in captured DNS are normalised as live ones are"},
+	{"tunnel/wire", "tunnel", "the format of the words that both ends share"},
+	{"tunnel/session", "tunnel", "a session opens flows and serves a handler"},
+	{"tunnel/session", "tunnel/wire", "what goes over the connection"},
+	{"tunnel/creds", "tunnel", "who a certificate says that a client is"},
+	{"tunnel/creds", "tunnel/wire", "enrolment has the bounds of every other message"},
+	{"tunnel/edge", "tunnel", "the hosted end opens flows for sandboxes"},
+	{"tunnel/edge", "tunnel/wire", "clients say what they reach"},
+	{"tunnel/edge", "tunnel/session", "one for each client"},
+	{"tunnel/edge", "tunnel/creds", "who may connect"},
+	{"tunnel/edge", "tunnel/websocket", "where UDP is blocked"},
+	{"tunnel/handoff", "tunnel", "a data path opens flows, an edge serves them"},
+	{"tunnel/handoff", "internal/relay", "both ends of a flow are carried like those of any other"},
+	{"tunnel/client", "tunnel", "the user's end handles what the edge opens"},
+	{"tunnel/client", "tunnel/wire", "what it tells the edge that it reaches"},
+	{"tunnel/client", "tunnel/session", "the connection"},
+	{"tunnel/client", "tunnel/creds", "who it is, and who the edge is"},
+	{"tunnel/client", "tunnel/websocket", "where UDP is blocked"},
+	{"tunnel/client", "tunnel/localdns", "the user's own names"},
+	{"tunnel/client", "flow/policy", "rules of the client are spelled as those of a sandbox are"},
+	{"tunnel/client", "internal/guard", "addresses that need an explicit word"},
+	{"tunnel/client", "internal/hostname", "names are normalised as rules are"},
+	{"tunnel/localdns", "tunnel", "how a question failed"},
+	{"tunnel/localdns", "internal/hostname", "names are normalised as rules are"},
 }
 
 // joiners put the parts together, so they may import all of them; nothing imports a joiner.
@@ -64,7 +87,8 @@ var restricted = []struct {
 	{"github.com/containers/gvisor-tap-vsock", []string{"netstack"}, "it brings gVisor along"},
 	{"github.com/insomniacslk/dhcp", []string{"netstack"}, "DHCP is a matter of the link"},
 	{"github.com/quic-go/", []string{"tunnel", "internal/playground", "cmd/weir", "hack", "tests"}, "sniffers must not trust a full QUIC stack with hostile bytes; servers and the demo's program may"},
-	{"github.com/miekg/dns", []string{"resolver", "internal/capture", "internal/playground", "tests"}, "the policy and the gate see names, not DNS messages"},
+	{"github.com/coder/websocket", []string{"tunnel/websocket"}, "one package knows what carries QUIC where UDP is blocked"},
+	{"github.com/miekg/dns", []string{"resolver", "tunnel", "internal/capture", "internal/playground", "tests"}, "the policy and the gate see names, not DNS messages"},
 	{"github.com/goccy/go-yaml", []string{"flow/policy"}, "one package reads the file"},
 	{"github.com/rootless-containers/rootlesskit", []string{"sandbox/engine"}, "it runs for one profile, in processes of its own"},
 	{"github.com/spf13/cobra", []string{"cmd/weir"}, "only the command has a command line"},
@@ -176,6 +200,7 @@ func TestReach(t *testing.T) {
 		{"./resolver", []string{"gvisor.dev/", module + "/flow/policy"}, "names are judged through a func"},
 		{"./sandbox", []string{module + "/flow", module + "/netstack", module + "/resolver", "gvisor.dev/"}, "PID 1 is a re-exec of the binary, but its code is small"},
 		{"./tproxy", []string{"gvisor.dev/"}, "the door that needs no stack"},
+		{"./tunnel/...", []string{"gvisor.dev/", module + "/netstack", module + "/sandbox"}, "the user's machine needs none of it, and may not even be Linux"},
 	} {
 		cmd := exec.Command("go", "list", "-deps", c.pkg)
 		cmd.Dir = ".."
