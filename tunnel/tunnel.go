@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -112,11 +113,30 @@ type Datagrams interface {
 // [*Error], which tells the edge no more than it has to know.
 type Handler interface {
 	// Dial connects to the flow's destination. For "udp" one Read or Write of the connection is one datagram. The session
-	// closes it.
+	// closes it. Where it is an [Upstream], the session says how the flow ended, and errors of Read and Write that are or wrap
+	// an [*Error] carry the code for the other side: the user has ended the flow, say. io.EOF of a Read for "udp" is the end
+	// of the flow without an error, after idle time.
 	Dial(ctx context.Context, o Open) (net.Conn, error)
 
 	// Query answers a DNS message with one.
 	Query(ctx context.Context, q Query) (answer []byte, err error)
+}
+
+// Upstream is a connection of a [Handler] that wants to know more than net.Conn can tell it.
+type Upstream interface {
+	net.Conn
+
+	// CloseWrite ends the stream towards the destination (half-close); only for "tcp".
+	CloseWrite() error
+
+	// Abort ends the connection because the flow has ended with this code on the other side: after [Reset] the destination
+	// sees a RST; after [Lost] the socket of a UDP flow waits a while for the edge to open the flow again. Close after it does
+	// nothing.
+	Abort(code Code)
+
+	// SyscallConn gives access to the socket itself, for batches; Carried is to be told of octets that went past Read and Write.
+	SyscallConn() (syscall.RawConn, error)
+	Carried(sent, received int)
 }
 
 // Stats are what became of one session so far.
