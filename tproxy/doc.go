@@ -11,7 +11,8 @@
 //
 // A UDP flow's first datagram arrives at a listener, too, with its destination beside it (IP_RECVORIGDSTADDR). When the
 // flow is accepted it gets a socket of its own in the namespace, bound to the destination and connected to the program's
-// port: the kernel gives it the later datagrams, and its replies have the right source.
+// port: the kernel gives it the later datagrams, and its replies have the right source. A burst may be under way while that
+// happens: before the flow reads what its own socket has first, all that lies in the listener's is taken from there.
 //
 // Where the kernel has NFQUEUE, a SYN waits in a queue until the gate has judged and dialled: then it goes on to the
 // listener, or is refused the way the upstream refused. Without it the kernel finishes the handshake first, and a refusal is

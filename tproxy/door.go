@@ -153,7 +153,7 @@ var ErrRulesChanged = errors.New("somebody changed the nftables rules of the san
 func (d *Door) Serve(ctx context.Context, h flow.Handler) error {
 	defer d.flows.Wait()
 	var readers sync.WaitGroup
-	defer readers.Wait() // before the flows: only readers begin any
+	defer readers.Wait() // before the flows: only readers, and flows that live, begin any
 	defer d.Close()
 	stop := context.AfterFunc(ctx, func() { d.Close() })
 	defer stop()
@@ -167,7 +167,8 @@ func (d *Door) Serve(ctx context.Context, h flow.Handler) error {
 		read(func() error { return tcp.acceptAll(ln) })
 	}
 	for _, l := range d.udp {
-		read(func() error { return l.receiveAll(h) })
+		l.handler = h
+		read(l.receiveAll)
 	}
 	if d.watched != nil {
 		read(d.watchRules)

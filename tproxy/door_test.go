@@ -130,6 +130,23 @@ func serve(t *testing.T, limits Limits) (*Door, *handler) {
 
 func serveWith(t *testing.T, limits Limits, inside rules.Inside) (*Door, *handler) {
 	t.Helper()
+	d := newDoor(t, limits, inside)
+	h := &handler{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Serve(ctx, h) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return d, h
+}
+
+// newDoor makes a door in a new namespace, where the test goes to.
+func newDoor(t *testing.T, limits Limits, inside rules.Inside) *Door {
+	t.Helper()
 	freshNamespace(t)
 	list, err := inside.Open()
 	if err != nil {
@@ -143,17 +160,7 @@ func serveWith(t *testing.T, limits Limits, inside rules.Inside) (*Door, *handle
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &handler{}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- d.Serve(ctx, h) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	return d, h
+	return d
 }
 
 // freshNamespace moves the test's thread, and the program that dials from it, to a new network namespace.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,8 +27,16 @@ const dnsPort = 53
 
 // udpListener gets the first datagrams of the flows of one family.
 type udpListener struct {
-	door *Door
-	conn *net.UDPConn
+	door    *Door
+	handler flow.Handler // of the flows that begin here; set before anything is taken
+	conn    *net.UDPConn
+	raw     syscall.RawConn
+
+	// mu is held from before a datagram leaves the socket until its flow has it, so that whoever finds the socket empty
+	// knows that nobody has one in hand. It guards what follows, which is where datagrams are received.
+	mu      sync.Mutex
+	payload []byte
+	control []byte
 }
 
 func newUDPListener(d *Door, f *os.File) (*udpListener, error) {
@@ -41,30 +50,63 @@ func newUDPListener(d *Door, f *os.File) (*udpListener, error) {
 		pc.Close()
 		return nil, errors.New("not a udp socket")
 	}
-	return &udpListener{door: d, conn: conn}, nil
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &udpListener{door: d, conn: conn, raw: raw, payload: make([]byte, maxDatagram), control: make([]byte, 256)}, nil
 }
 
 func (l *udpListener) close() { l.conn.Close() }
 
 // receiveAll makes a flow of each datagram that belongs to none, until the listener is closed.
-func (l *udpListener) receiveAll(h flow.Handler) error {
-	b, oob := make([]byte, maxDatagram), make([]byte, 256)
+func (l *udpListener) receiveAll() error {
 	for {
-		n, oobn, _, src, err := l.conn.ReadMsgUDPAddrPort(b, oob)
-		if errors.Is(err, net.ErrClosed) {
+		if err := l.raw.Read(l.take); err != nil {
 			return err
 		}
-		if err != nil {
-			continue // an error of one datagram
-		}
-		dst, ok := originalDst(oob[:oobn])
-		if !ok {
-			l.door.counters.add(dropMalformed)
-			continue
-		}
-		src = netip.AddrPortFrom(src.Addr().Unmap(), src.Port())
-		l.door.table.deliver(udpKey{src, dst}, b[:n], h)
 	}
+}
+
+// maxBehind is more datagrams than the listener's socket can hold: the kernel counts twice the octets that it was asked
+// for, and 512 at least for each datagram.
+const maxBehind = 2 * rules.UDPBuffer / 512
+
+// catchUp takes what is in the listener's socket now, and leaves what comes meanwhile to receiveAll.
+func (l *udpListener) catchUp() {
+	l.raw.Control(func(fd uintptr) { // a closed one has nothing for anybody
+		for n := 0; n < maxBehind && l.take(fd); n++ {
+		}
+	})
+}
+
+// take receives one datagram and gives it to its flow. It reports false, and has done nothing, when there is none.
+func (l *udpListener) take(fd uintptr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, controls, _, from, err := unix.Recvmsg(int(fd), l.payload, l.control, unix.MSG_DONTWAIT)
+	if err != nil {
+		return err != unix.EAGAIN // any other is an error of one datagram
+	}
+	dst, ok := originalDst(l.control[:controls])
+	if !ok {
+		l.door.counters.add(dropMalformed)
+		return true
+	}
+	l.door.table.deliver(l, udpKey{sourceOf(from), dst}, l.payload[:n])
+	return true
+}
+
+// sourceOf is where a datagram came from.
+func sourceOf(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // originalDst finds IP_ORIGDSTADDR or IPV6_ORIGDSTADDR among the control messages.

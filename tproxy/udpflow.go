@@ -26,10 +26,13 @@ func (idleError) Temporary() bool      { return false }
 func (idleError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
 // udpFlow is one UDP flow, and the net.Conn that Accept returns. Datagrams that came to the listener before its socket was
-// there are read first.
+// there are read first: those in the queue, and, before the first that its socket gives, those that the listener has not
+// taken from its own yet.
 type udpFlow struct {
-	table *udpTable
-	key   udpKey
+	table    *udpTable
+	listener *udpListener // where it began
+	key      udpKey
+	caughtUp bool // the listener has none of its datagrams any more; the reader's own
 
 	last     atomic.Int64 // when a datagram passed, in the table's time
 	answered atomic.Bool
@@ -49,8 +52,8 @@ type udpFlow struct {
 	deadline time.Time
 }
 
-func newUDPFlow(t *udpTable, key udpKey) *udpFlow {
-	f := &udpFlow{table: t, key: key}
+func newUDPFlow(t *udpTable, l *udpListener, key udpKey) *udpFlow {
+	f := &udpFlow{table: t, listener: l, key: key}
 	f.touch()
 	f.idle = time.AfterFunc(t.door.cfg.Limits.idleOf(key.dst, false), f.checkIdle)
 	return f
@@ -135,6 +138,10 @@ func (f *udpFlow) Read(p []byte) (int, error) {
 			return copy(p, b), nil
 		}
 		n, err := f.conn.Read(p)
+		if err == nil && f.catchUp() {
+			f.table.pushBehind(f, p[:n])
+			continue
+		}
 		if err == nil {
 			f.touch()
 			return n, nil
@@ -143,6 +150,18 @@ func (f *udpFlow) Read(p []byte) (int, error) {
 			return 0, f.why(err)
 		}
 	}
+}
+
+// catchUp is called with the first of what the flow's socket gives. Whatever the program sent before that the kernel had given
+// to the listener by then, so the listener takes all that it has: catchUp reports whether something is queued now, and so
+// comes first.
+func (f *udpFlow) catchUp() bool {
+	if f.caughtUp {
+		return false
+	}
+	f.caughtUp = true
+	f.listener.catchUp()
+	return f.table.waiting(f)
 }
 
 // Await waits until a Read has something to return.
@@ -205,15 +224,17 @@ func (f *udpFlow) WriteBatch(datagrams [][]byte) (int64, error) {
 // Forward implements flow.BatchConn.
 func (f *udpFlow) Forward(sink flow.BatchSink) error {
 	for {
-		for b := f.table.pop(f); b != nil; b = f.table.pop(f) {
-			f.touch()
-			if err := sink.WriteBatch([][]byte{b}); err != nil {
-				return err
-			}
+		if err := f.forwardQueue(sink); err != nil {
+			return err
 		}
 		var sunk error
 		err := f.socket.Receive(func(datagrams [][]byte) error {
 			f.touch()
+			if f.catchUp() {
+				if sunk = f.forwardQueue(sink); sunk != nil {
+					return sunk
+				}
+			}
 			sunk = sink.WriteBatch(datagrams)
 			return sunk
 		})
@@ -224,6 +245,17 @@ func (f *udpFlow) Forward(sink flow.BatchSink) error {
 			return f.why(err)
 		}
 	}
+}
+
+// forwardQueue hands over what is queued.
+func (f *udpFlow) forwardQueue(sink flow.BatchSink) error {
+	for b := f.table.pop(f); b != nil; b = f.table.pop(f) {
+		f.touch()
+		if err := sink.WriteBatch([][]byte{b}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close implements net.Conn. The program is not told: its next datagram is a new flow.

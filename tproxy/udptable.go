@@ -46,8 +46,8 @@ func newUDPTable(d *Door) *udpTable {
 	return &udpTable{door: d, start: time.Now(), flows: map[udpKey]*udpFlow{}, refusals: map[udpKey]refusal{}}
 }
 
-// deliver takes one datagram; payload is the caller's again afterwards.
-func (t *udpTable) deliver(key udpKey, payload []byte, h flow.Handler) {
+// deliver takes one datagram that l received; payload is the caller's again afterwards.
+func (t *udpTable) deliver(l *udpListener, key udpKey, payload []byte) {
 	d := t.door
 	t.mu.Lock()
 	f := t.flows[key]
@@ -67,7 +67,7 @@ func (t *udpTable) deliver(key udpKey, payload []byte, h flow.Handler) {
 		if len(t.flows) >= d.cfg.Limits.UDPFlows {
 			t.evict()
 		}
-		f = newUDPFlow(t, key)
+		f = newUDPFlow(t, l, key)
 		t.flows[key] = f
 		t.pending++
 	}
@@ -75,7 +75,7 @@ func (t *udpTable) deliver(key udpKey, payload []byte, h flow.Handler) {
 	t.mu.Unlock()
 	if begun {
 		d.counters.add(countUDP)
-		d.flows.Go(func() { f.handle(h) })
+		d.flows.Go(func() { f.handle(l.handler) })
 	}
 }
 
@@ -90,6 +90,13 @@ func (t *udpTable) push(f *udpFlow, payload []byte) {
 	f.lastPayload = len(payload)
 	t.queued += len(payload)
 	f.wake()
+}
+
+// pushBehind queues what the flow's own socket gave, behind what came before.
+func (t *udpTable) pushBehind(f *udpFlow, payload []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.push(f, payload)
 }
 
 // pop takes the oldest datagram that is queued for f, nil when there is none.

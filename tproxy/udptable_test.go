@@ -26,7 +26,8 @@ func TestEvictQuietest(t *testing.T) {
 		key := func(port uint16) udpKey {
 			return udpKey{netip.AddrPortFrom(netip.MustParseAddr("10.77.0.2"), port), netip.MustParseAddrPort("192.0.2.1:9")}
 		}
-		begin := func(port uint16) { d.table.deliver(key(port), []byte("x"), idleHandler{}) }
+		l := &udpListener{door: d, handler: idleHandler{}}
+		begin := func(port uint16) { d.table.deliver(l, key(port), []byte("x")) }
 		begin(1)
 		time.Sleep(50 * time.Second)
 		d.table.flows[key(1)].touch()

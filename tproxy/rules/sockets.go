@@ -159,8 +159,8 @@ func listenTCP(at netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-// udpBuffer is what the sockets for first datagrams may queue, in octets.
-const udpBuffer = 4 << 20
+// UDPBuffer is what the sockets for first datagrams may queue, in octets.
+const UDPBuffer = 4 << 20
 
 // listenUDP binds a datagram socket; origin has it say with each datagram where that was sent to.
 func listenUDP(at netip.AddrPort, origin bool) (int, error) {
@@ -170,7 +170,7 @@ func listenUDP(at netip.AddrPort, origin bool) (int, error) {
 	}
 	list := [][3]int{transparent(at.Addr().Is6())}
 	if origin {
-		list = append(list, [3]int{unix.SOL_SOCKET, unix.SO_RCVBUF, udpBuffer})
+		list = append(list, [3]int{unix.SOL_SOCKET, unix.SO_RCVBUF, UDPBuffer})
 		if at.Addr().Is4() {
 			list = append(list, [3]int{unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1})
 		} else {
