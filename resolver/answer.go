@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // outcome is the answer to one question and how it came about.
@@ -37,7 +39,7 @@ func (s *Server) handle(ctx context.Context, raw []byte, server string, limit in
 		out = s.resolve(ctx, q)
 		s.leave()
 	} else {
-		out = outcome{msg: reply(q, dns.RcodeServerFailure), verdict: Verdict{Rule: "builtin:in-flight", Reason: "limit"}}
+		out = outcome{msg: stub.Reply(q, dns.RcodeServerFailure), verdict: Verdict{Rule: "builtin:in-flight", Reason: "limit"}}
 	}
 	answer := s.pack(q, out.msg, limit)
 	s.note(q.Question[0], server, out, start, false)
@@ -51,7 +53,7 @@ func (s *Server) refuse(q *dns.Msg, rcode int, server string, limit int) []byte 
 	} else {
 		s.counters.refused.Add(1)
 	}
-	out := outcome{msg: reply(q, rcode), verdict: Verdict{Rule: "builtin:dns", Reason: "malformed"}}
+	out := outcome{msg: stub.Reply(q, rcode), verdict: Verdict{Rule: "builtin:dns", Reason: "malformed"}}
 	if len(q.Question) == 1 {
 		s.note(q.Question[0], server, out, time.Now(), false)
 	}
@@ -94,18 +96,18 @@ func (s *Server) resolve(ctx context.Context, q *dns.Msg) outcome {
 		return outcome{msg: blocked(q), verdict: v}
 	}
 	if question.Qtype == dns.TypeAAAA && !s.IPv6 {
-		return outcome{msg: reply(q, dns.RcodeSuccess), verdict: v}
+		return outcome{msg: stub.Reply(q, dns.RcodeSuccess), verdict: v}
 	}
 	if v = s.charge(name, q, v, 0); !v.Allow {
 		return outcome{msg: refusedAnswer(q), verdict: v}
 	}
 	ctx, cancel := context.WithTimeout(ctx, MaxAnswer)
 	defer cancel()
-	up, err := s.Upstream.Exchange(ctx, ask(q))
+	up, err := s.Upstream.Exchange(ctx, stub.Ask(q))
 	if err != nil {
 		s.counters.servfail.Add(1)
 		s.debug("ask upstream", err)
-		failed := explain(reply(q, dns.RcodeServerFailure), dns.ExtendedErrorCodeNoReachableAuthority, "")
+		failed := explain(stub.Reply(q, dns.RcodeServerFailure), dns.ExtendedErrorCodeNoReachableAuthority, "")
 		return outcome{msg: failed, verdict: v}
 	}
 	return s.accept(q, name, relay(q, up), v)
@@ -128,7 +130,7 @@ func (s *Server) accept(q *dns.Msg, name asked, r *dns.Msg, v Verdict) outcome {
 	if t.tooLong {
 		s.counters.chainTooLong.Add(1)
 		if s.Enforce {
-			return outcome{msg: reply(q, dns.RcodeServerFailure), verdict: Verdict{Rule: "builtin:chain", Reason: "limit"}}
+			return outcome{msg: stub.Reply(q, dns.RcodeServerFailure), verdict: Verdict{Rule: "builtin:chain", Reason: "limit"}}
 		}
 	}
 	if s.DecideChain != nil && len(t.chain) > 0 {
@@ -169,7 +171,7 @@ func (s *Server) pack(q, r *dns.Msg, limit int) []byte {
 		s.debug("pack answer", err)
 	}
 	s.counters.servfail.Add(1)
-	if b, err = reply(q, dns.RcodeServerFailure).Pack(); err != nil {
+	if b, err = stub.Reply(q, dns.RcodeServerFailure).Pack(); err != nil {
 		return nil
 	}
 	return b

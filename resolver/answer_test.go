@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // world is the upstream of most tests here.
@@ -114,7 +116,7 @@ func TestPipeline(t *testing.T) {
 			if !ok {
 				fmt.Sscanf(qtype, "TYPE%d", &code)
 			}
-			q := question(name, code, 1232)
+			q := testdns.Question(name, code, 1232)
 			r := send(t, s, q)
 			got := rec.list()
 			if len(got) != 1 {
@@ -152,10 +154,10 @@ func TestFilteredSignature(t *testing.T) {
 		r.AuthenticatedData = true
 		return r, err
 	}))
-	if r := send(t, s, question("mixed.example", dns.TypeA, 1232)); len(r.Answer) != 1 || r.AuthenticatedData {
+	if r := send(t, s, testdns.Question("mixed.example", dns.TypeA, 1232)); len(r.Answer) != 1 || r.AuthenticatedData {
 		t.Fatalf("changed: %v", r)
 	}
-	if r := send(t, s, question("api.test", dns.TypeA, 1232)); !r.AuthenticatedData {
+	if r := send(t, s, testdns.Question("api.test", dns.TypeA, 1232)); !r.AuthenticatedData {
 		t.Fatalf("unchanged: %v", r)
 	}
 }
@@ -163,11 +165,11 @@ func TestFilteredSignature(t *testing.T) {
 // TestBlockedSaysWhy: EDE 15 to those who speak EDNS (RFC 8914 section 4.16), and no OPT to those who do not.
 func TestBlockedSaysWhy(t *testing.T) {
 	s, _ := enforcing(world)
-	opt := send(t, s, question("blocked.test", dns.TypeA, 1232)).IsEdns0()
+	opt := send(t, s, testdns.Question("blocked.test", dns.TypeA, 1232)).IsEdns0()
 	if opt == nil || len(opt.Option) != 1 || opt.Option[0].(*dns.EDNS0_EDE).InfoCode != 15 {
 		t.Fatalf("OPT %v", opt)
 	}
-	if opt := send(t, s, question("blocked.test", dns.TypeA, 0)).IsEdns0(); opt != nil {
+	if opt := send(t, s, testdns.Question("blocked.test", dns.TypeA, 0)).IsEdns0(); opt != nil {
 		t.Fatalf("OPT %v to a client without EDNS", opt)
 	}
 }
@@ -175,7 +177,7 @@ func TestBlockedSaysWhy(t *testing.T) {
 // TestRefusals are messages whose name nobody looks at.
 func TestRefusals(t *testing.T) {
 	with := func(change func(*dns.Msg)) []byte {
-		q := question("api.test", dns.TypeA, 0)
+		q := testdns.Question("api.test", dns.TypeA, 0)
 		change(q)
 		b, err := q.Pack()
 		if err != nil {
@@ -239,13 +241,13 @@ func TestRefusals(t *testing.T) {
 func TestUpstreamSeesOnlyTheQuestion(t *testing.T) {
 	up := &spy{Upstream: world}
 	s, _ := enforcing(up)
-	q := question("ApI.tEsT", dns.TypeA, 4000)
+	q := testdns.Question("ApI.tEsT", dns.TypeA, 4000)
 	q.CheckingDisabled, q.AuthenticatedData, q.RecursionDesired = true, true, false
 	opt := q.IsEdns0()
 	opt.SetDo()
 	opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: 65001, Data: []byte("secret")}, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"})
-	q.Answer = []dns.RR{record(`hidden.test. 0 TXT "secret"`)}
-	q.Extra = append(q.Extra, record(`hidden.test. 0 TXT "secret"`))
+	q.Answer = []dns.RR{testdns.Record(`hidden.test. 0 TXT "secret"`)}
+	q.Extra = append(q.Extra, testdns.Record(`hidden.test. 0 TXT "secret"`))
 	r := send(t, s, q)
 	got := up.got[0]
 	if got.Question[0].Name != "api.test." || !got.CheckingDisabled || !got.AuthenticatedData || !got.RecursionDesired || !got.IsEdns0().Do() {
@@ -261,7 +263,7 @@ func TestUpstreamSeesOnlyTheQuestion(t *testing.T) {
 
 func TestUpstreamFails(t *testing.T) {
 	s, rec := enforcing(broken{})
-	r := send(t, s, question("api.test", dns.TypeA, 1232))
+	r := send(t, s, testdns.Question("api.test", dns.TypeA, 1232))
 	if r.Rcode != dns.RcodeServerFailure || s.Counters()["servfail"] != 1 || rec.list()[0].Rcode != "SERVFAIL" {
 		t.Fatalf("%v %v", r, s.Counters())
 	}
@@ -274,11 +276,11 @@ func TestEndlessChain(t *testing.T) {
 		long["c0.example. A"] = append(long["c0.example. A"], fmt.Sprintf("c%d.example. 60 CNAME c%d.example.", i, i+1))
 	}
 	s, _ := enforcing(long)
-	if r := send(t, s, question("c0.example", dns.TypeA, 4096)); r.Rcode != dns.RcodeServerFailure || s.Counters()["chain-too-long"] != 1 {
+	if r := send(t, s, testdns.Question("c0.example", dns.TypeA, 4096)); r.Rcode != dns.RcodeServerFailure || s.Counters()["chain-too-long"] != 1 {
 		t.Fatalf("%v", r)
 	}
 	s, _ = auditing(long)
-	if r := send(t, s, question("c0.example", dns.TypeA, 4096)); r.Rcode != dns.RcodeSuccess || len(r.Answer) != MaxChain+5 {
+	if r := send(t, s, testdns.Question("c0.example", dns.TypeA, 4096)); r.Rcode != dns.RcodeSuccess || len(r.Answer) != MaxChain+5 {
 		t.Fatalf("audit: %v", r)
 	}
 }

@@ -16,11 +16,13 @@ import (
 	"testing/synctest"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // stuffed is a question with as many records beside it as fit into size octets.
 func stuffed(t *testing.T, size int) []byte {
-	q := question("api.test", dns.TypeA, 0)
+	q := testdns.Question("api.test", dns.TypeA, 0)
 	raw := packed(t, q)
 	for n := 0; len(raw)+11 <= size; n++ {
 		raw = append(raw, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0)
@@ -87,7 +89,7 @@ func TestDatagramFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const flood = 5000
 		s, _ := enforcing(world)
-		f := &flooded{raw: packed(t, question("evil.test", dns.TypeA, 0)), closed: make(chan struct{})}
+		f := &flooded{raw: packed(t, testdns.Question("evil.test", dns.TypeA, 0)), closed: make(chan struct{})}
 		f.left.Store(flood)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})

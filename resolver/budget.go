@@ -10,6 +10,8 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/net/publicsuffix"
 	"golang.org/x/time/rate"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // What one sandbox may ask about one registrable domain. A question reaches whoever runs the domain's nameservers, so what
@@ -248,5 +250,5 @@ func (s *Server) countType(qtype uint16) {
 
 // refusedAnswer is the answer to a question above the budget.
 func refusedAnswer(q *dns.Msg) *dns.Msg {
-	return explain(reply(q, dns.RcodeRefused), dns.ExtendedErrorCodeProhibited, "too many questions")
+	return explain(stub.Reply(q, dns.RcodeRefused), dns.ExtendedErrorCodeProhibited, "too many questions")
 }

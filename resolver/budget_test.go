@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // budgeted is an enforcing server whose upstream knows every name below leak.example and counts what reaches it.
@@ -45,7 +47,7 @@ func TestBudgetOfQuestionsPerSecond(t *testing.T) {
 		s, up, alerts := budgeted(t)
 		refused := 0
 		for range BudgetBurst + 500 {
-			r := send(t, s, question("api.leak.example", dns.TypeA, 1232))
+			r := send(t, s, testdns.Question("api.leak.example", dns.TypeA, 1232))
 			if r.Rcode == dns.RcodeRefused {
 				refused++
 				if ede := r.IsEdns0().Option[0].(*dns.EDNS0_EDE); ede.InfoCode != dns.ExtendedErrorCodeProhibited {
@@ -56,15 +58,15 @@ func TestBudgetOfQuestionsPerSecond(t *testing.T) {
 		if refused != 500 || len(up.got) != BudgetBurst || !slices.Equal(*alerts, []string{"leak.example"}) {
 			t.Errorf("%d refused, %d asked, alerts %v", refused, len(up.got), *alerts)
 		}
-		if r := send(t, s, question("api.leak.example", dns.TypeA, 0)); r.Rcode != dns.RcodeRefused || r.IsEdns0() != nil {
+		if r := send(t, s, testdns.Question("api.leak.example", dns.TypeA, 0)); r.Rcode != dns.RcodeRefused || r.IsEdns0() != nil {
 			t.Errorf("without EDNS: %v", r)
 		}
-		if r := send(t, s, question("other.example", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
+		if r := send(t, s, testdns.Question("other.example", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
 			t.Errorf("another domain pays for it: %v", r)
 		}
 		time.Sleep(time.Second)
 		for i := range BudgetRate + 1 {
-			r := send(t, s, question("api.leak.example", dns.TypeA, 0))
+			r := send(t, s, testdns.Question("api.leak.example", dns.TypeA, 0))
 			if want := i < BudgetRate; (r.Rcode == dns.RcodeSuccess) != want {
 				t.Errorf("question %d a second later: %s", i, rcodeName(r.Rcode))
 			}
@@ -84,7 +86,7 @@ func TestBudgetOfDifferentQuestions(t *testing.T) {
 			if asked++; asked%BudgetRate == 0 {
 				time.Sleep(time.Second)
 			}
-			return send(t, s, question(name, qtype, 0)).Rcode
+			return send(t, s, testdns.Question(name, qtype, 0)).Rcode
 		}
 		for i := range BudgetQuestions / 2 {
 			for _, qtype := range []uint16{dns.TypeA, dns.TypeTXT} {
@@ -137,7 +139,7 @@ func exfiltrate(t *testing.T, s *Server, until time.Time) (sent int) {
 		data := []byte(fmt.Sprintf("%0100d", i))
 		text := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(data))
 		name := text[:60] + "." + text[60:120] + "." + text[120:160] + ".leak.example"
-		if send(t, s, question(name, dns.TypeA, 0)).Rcode == dns.RcodeSuccess {
+		if send(t, s, testdns.Question(name, dns.TypeA, 0)).Rcode == dns.RcodeSuccess {
 			sent += len(data)
 			continue
 		}
@@ -161,7 +163,7 @@ func TestBudgetOfRepeats(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, up, _ := budgeted(t)
 				ask := func(i int) {
-					send(t, s, question(fmt.Sprintf("n%d.leak.example", i), dns.TypeA, 0))
+					send(t, s, testdns.Question(fmt.Sprintf("n%d.leak.example", i), dns.TypeA, 0))
 					time.Sleep(time.Second / BudgetRate)
 				}
 				left := 8 * BudgetOctets
@@ -190,15 +192,15 @@ func TestBudgetOfDeniedNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, up, alerts := budgeted(t)
 		for i := range DeniedBurst {
-			if r := send(t, s, question(fmt.Sprintf("n%d.evil.test", i), dns.TypeA, 0)); r.Rcode != dns.RcodeNameError {
+			if r := send(t, s, testdns.Question(fmt.Sprintf("n%d.evil.test", i), dns.TypeA, 0)); r.Rcode != dns.RcodeNameError {
 				t.Fatalf("name %d: %s", i, rcodeName(r.Rcode))
 			}
 		}
-		r := send(t, s, question("one.more.test", dns.TypeA, 0))
+		r := send(t, s, testdns.Question("one.more.test", dns.TypeA, 0))
 		if r.Rcode != dns.RcodeRefused || len(up.got) != 0 || !slices.Equal(*alerts, []string{deniedDomains}) {
 			t.Errorf("%s, %d asked, alerts %v", rcodeName(r.Rcode), len(up.got), *alerts)
 		}
-		if r := send(t, s, question("api.leak.example", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
+		if r := send(t, s, testdns.Question("api.leak.example", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
 			t.Errorf("an allowed name: %s", rcodeName(r.Rcode))
 		}
 	})
@@ -211,7 +213,7 @@ func TestBudgetInAudit(t *testing.T) {
 		told := 0
 		s.Alert = func(string) { told++ }
 		for range BudgetBurst + 1 {
-			if r := send(t, s, question("api.leak.example", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
+			if r := send(t, s, testdns.Question("api.leak.example", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
 				t.Fatal(r)
 			}
 		}
@@ -244,7 +246,7 @@ func TestBudgetOfWatch(t *testing.T) {
 		w := startWatch(t, s, "udp")
 		left := 0
 		for i := range 400 {
-			q := question(fmt.Sprintf("n%d.leak.example", i), dns.TypeA, 1232)
+			q := testdns.Question(fmt.Sprintf("n%d.leak.example", i), dns.TypeA, 1232)
 			q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: 65001, Data: make([]byte, 300)}}
 			go w.client.Write(packed(t, q))
 			if raw := receive(w.server); raw != nil {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 func TestTraceAnswer(t *testing.T) {
@@ -57,7 +59,7 @@ func TestTraceAnswer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var answer []dns.RR
 			for _, text := range c.answer {
-				answer = append(answer, record(text))
+				answer = append(answer, testdns.Record(text))
 			}
 			// Through the wire, as it comes from an upstream.
 			answer = unpacked(t, packed(t, &dns.Msg{Answer: answer})).Answer
@@ -73,9 +75,9 @@ func TestChainIsBounded(t *testing.T) {
 	for n, tooLong := range map[int]bool{MaxChain: false, MaxChain + 1: true, 1000: true} {
 		var answer []dns.RR
 		for i := range n {
-			answer = append(answer, record(fmt.Sprintf("n%d.example. 60 CNAME n%d.example.", i, i+1)))
+			answer = append(answer, testdns.Record(fmt.Sprintf("n%d.example. 60 CNAME n%d.example.", i, i+1)))
 		}
-		answer = append(answer, record(fmt.Sprintf("n%d.example. 60 A 192.0.2.1", n)))
+		answer = append(answer, testdns.Record(fmt.Sprintf("n%d.example. 60 A 192.0.2.1", n)))
 		if got := traceAnswer("n0.example.", answer); got.tooLong != tooLong {
 			t.Errorf("a chain of %d: too long is %v", n, got.tooLong)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/weir-dev/weir/internal/hostname"
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // MaxConfirms bounds the names that are confirmed at one time.
@@ -86,7 +87,7 @@ func (s *Server) confirmation(ctx context.Context, k confirmKey) *confirmation {
 func (s *Server) confirm(ctx context.Context, k confirmKey, c *confirmation) {
 	q := new(dns.Msg)
 	q.SetQuestion(dns.Fqdn(k.name), k.qtype)
-	q.SetEdns0(ourUDP, false)
+	q.SetEdns0(stub.UDPSize, false)
 	start := time.Now()
 	out := s.resolve(ctx, q)
 	s.note(q.Question[0], "", out, start, true)

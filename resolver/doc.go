@@ -17,6 +17,6 @@
 // upstream's answers are evidence. What other servers say to a sandbox that asks them ([Server.Watch]) is heard: it can
 // speak against a flow, never for it.
 //
-// The host's resolvers ([Host]) are the upstream of the direct route; a tunnel brings another one. Neither caches: the
+// The host's resolvers (internal/stub) are the upstream of the direct route; a tunnel brings another one. Neither caches: the
 // host's resolver does, and an answer older than its TTL would only be a second truth.
 package resolver

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // InOrder asks one upstream after the other, until one has something to say: an answer, or that there is no such name. All of
@@ -16,7 +18,7 @@ type InOrder []Upstream
 func (u InOrder) Exchange(ctx context.Context, q *dns.Msg) (r *dns.Msg, err error) {
 	err = errors.New("no upstream")
 	for _, one := range u {
-		if r, err = one.Exchange(ctx, q); err == nil && useful(r) {
+		if r, err = one.Exchange(ctx, q); err == nil && stub.Useful(r) {
 			return r, nil
 		}
 		if ctx.Err() != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // TestTruncation: never more octets than the client takes, TC and whole records in what is left, all of it over TCP.
@@ -19,7 +21,7 @@ func TestTruncation(t *testing.T) {
 	}
 	for _, size := range []uint16{0, 100, 512, 1232, 4096, 65535} {
 		s, _ := enforcing(big)
-		raw := s.handle(t.Context(), packed(t, question("big.example", dns.TypeA, size)), "", 0)
+		raw := s.handle(t.Context(), packed(t, testdns.Question("big.example", dns.TypeA, size)), "", 0)
 		r := unpacked(t, raw)
 		room := min(max(int(size), 512), MaxUDP)
 		if len(raw) > room || len(r.Answer) == 0 || r.Truncated != (len(r.Answer) < 200) {
@@ -33,7 +35,7 @@ func TestTruncation(t *testing.T) {
 		}
 	}
 	s, _ := enforcing(big)
-	if r := unpacked(t, s.handle(t.Context(), packed(t, question("big.example", dns.TypeA, 0)), "", dns.MaxMsgSize)); len(r.Answer) != 200 || r.Truncated {
+	if r := unpacked(t, s.handle(t.Context(), packed(t, testdns.Question("big.example", dns.TypeA, 0)), "", dns.MaxMsgSize)); len(r.Answer) != 200 || r.Truncated {
 		t.Errorf("TCP: %d answers", len(r.Answer))
 	}
 }
@@ -73,7 +75,7 @@ func TestMuslSearches(t *testing.T) {
 	s, _ := enforcing(world)
 	for _, name := range []string{"api.test.corp.test", "api.corp.test"} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-			if r := send(t, s, question(name, qtype, 0)); r.Rcode != dns.RcodeNameError {
+			if r := send(t, s, testdns.Question(name, qtype, 0)); r.Rcode != dns.RcodeNameError {
 				t.Errorf("%s %s: %s", name, typeName(qtype), rcodeName(r.Rcode))
 			}
 		}
@@ -91,9 +93,9 @@ func TestInFlightIsBounded(t *testing.T) {
 	}))
 	s.MaxInFlight = 1
 	done := make(chan *dns.Msg)
-	go func() { done <- send(t, s, question("stuck.example", dns.TypeA, 0)) }()
+	go func() { done <- send(t, s, testdns.Question("stuck.example", dns.TypeA, 0)) }()
 	<-stuck
-	if r := send(t, s, question("api.test", dns.TypeA, 0)); r.Rcode != dns.RcodeServerFailure || s.Counters()["limited"] != 1 {
+	if r := send(t, s, testdns.Question("api.test", dns.TypeA, 0)); r.Rcode != dns.RcodeServerFailure || s.Counters()["limited"] != 1 {
 		t.Errorf("beyond the bound: %v", r)
 	}
 	if got := rec.list(); len(got) != 1 || got[0].Reason != "limit" || got[0].Verdict != "deny" {
@@ -101,7 +103,7 @@ func TestInFlightIsBounded(t *testing.T) {
 	}
 	stuck <- struct{}{}
 	<-done
-	if r := send(t, s, question("api.test", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
+	if r := send(t, s, testdns.Question("api.test", dns.TypeA, 0)); r.Rcode != dns.RcodeSuccess {
 		t.Errorf("after it: %v", r)
 	}
 }
@@ -113,7 +115,7 @@ func (f upstreamFunc) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error
 func TestAnswersOfIsBounded(t *testing.T) {
 	m := new(dns.Msg)
 	for range 100 {
-		m.Answer = append(m.Answer, record("a.example. 60 TXT "+strings.Repeat(`"`+strings.Repeat("x", 200)+`" `, 5)))
+		m.Answer = append(m.Answer, testdns.Record("a.example. 60 TXT "+strings.Repeat(`"`+strings.Repeat("x", 200)+`" `, 5)))
 	}
 	got := answersOf(m)
 	if len(got) != maxAnswers || slices.ContainsFunc(got, func(s string) bool { return len(s) > maxAnswerLen }) {

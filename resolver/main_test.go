@@ -5,46 +5,19 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// zone is an upstream in memory: records in presentation form by "name. TYPE". A key without an entry is NXDOMAIN.
-type zone map[string][]string
-
-func (z zone) Exchange(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
-	r := new(dns.Msg).SetReply(q)
-	r.RecursionAvailable = true
-	question := q.Question[0]
-	texts, ok := z[strings.ToLower(question.Name)+" "+typeName(question.Qtype)]
-	if !ok {
-		r.Rcode = dns.RcodeNameError
-		return r, nil
-	}
-	for _, text := range texts {
-		section := &r.Answer
-		if t, ok := strings.CutPrefix(text, "+"); ok {
-			text, section = t, &r.Extra
-		}
-		*section = append(*section, record(text))
-	}
-	return r, nil
-}
-
-// record parses one record and panics on a mistake in a test.
-func record(text string) dns.RR {
-	rr, err := dns.NewRR(text)
-	if err != nil {
-		panic(text + ": " + err.Error())
-	}
-	return rr
-}
+// zone is an upstream in memory.
+type zone = testdns.Zone
 
 // spy counts what reaches an upstream.
 type spy struct {
@@ -134,15 +107,6 @@ func auditing(up Upstream) (*Server, *records) {
 		return v
 	}
 	return s, rec
-}
-
-// question makes one with EDNS when size is not 0.
-func question(name string, qtype, size uint16) *dns.Msg {
-	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
-	if size > 0 {
-		q.SetEdns0(size, false)
-	}
-	return q
 }
 
 func packed(t testing.TB, m *dns.Msg) []byte {

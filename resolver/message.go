@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 const headerLen = 12
@@ -13,9 +15,6 @@ const headerLen = 12
 // maxQuestion is the longest message that is read as a question, in octets: the longest name, an OPT record, and options
 // many times over. A message of 64 KiB can hold six thousand records, and each would be in memory while its question waits.
 const maxQuestion = 4096
-
-// ourUDP is the size of UDP answer that weir itself offers to take and to receive: no fragments on any common path.
-const ourUDP = 1232
 
 // The limits of what one event says of an answer.
 const (
@@ -59,8 +58,7 @@ func fault(q *dns.Msg) int {
 	if q.Question[0].Qclass != dns.ClassINET {
 		return dns.RcodeRefused
 	}
-	switch q.Question[0].Qtype {
-	case dns.TypeAXFR, dns.TypeIXFR, dns.TypeMAILA, dns.TypeMAILB, dns.TypeTSIG, dns.TypeTKEY, dns.TypeOPT, dns.TypeNone:
+	if stub.Meta(q.Question[0].Qtype) {
 		return dns.RcodeRefused
 	}
 	return dns.RcodeSuccess
@@ -77,20 +75,6 @@ func options(m *dns.Msg) int {
 	return n
 }
 
-// reply makes an empty answer to q: the question as it was spelled, the flags a client expects of a recursive server.
-func reply(q *dns.Msg, rcode int) *dns.Msg {
-	r := new(dns.Msg)
-	r.MsgHdr = dns.MsgHdr{
-		Id: q.Id, Response: true, Opcode: q.Opcode, Rcode: rcode, RecursionAvailable: true,
-		RecursionDesired: q.RecursionDesired, CheckingDisabled: q.CheckingDisabled,
-	}
-	r.Question = q.Question
-	if opt := q.IsEdns0(); opt != nil {
-		r.SetEdns0(ourUDP, opt.Do())
-	}
-	return r
-}
-
 // explain adds an extended error (RFC 8914) when the client speaks EDNS.
 func explain(r *dns.Msg, code uint16, text string) *dns.Msg {
 	if opt := r.IsEdns0(); opt != nil {
@@ -101,28 +85,12 @@ func explain(r *dns.Msg, code uint16, text string) *dns.Msg {
 
 // blocked is the answer to a name that the policy does not let through.
 func blocked(q *dns.Msg) *dns.Msg {
-	return explain(reply(q, dns.RcodeNameError), dns.ExtendedErrorCodeBlocked, "")
-}
-
-// ask makes the question that goes upstream. Nothing of the client's message goes along but the question, the bits that
-// change the answer (RD, CD, AD, DO) and whether it speaks EDNS: options are between neighbours (RFC 6891 section 6.2.6),
-// and a place to hide bytes in. So is the case of the letters: the name goes in lower case.
-func ask(q *dns.Msg) *dns.Msg {
-	up := new(dns.Msg)
-	up.MsgHdr = dns.MsgHdr{
-		Id: dns.Id(), RecursionDesired: true, CheckingDisabled: q.CheckingDisabled, AuthenticatedData: q.AuthenticatedData,
-	}
-	up.Question = []dns.Question{q.Question[0]}
-	up.Question[0].Name = dns.CanonicalName(q.Question[0].Name)
-	if opt := q.IsEdns0(); opt != nil {
-		up.SetEdns0(ourUDP, opt.Do())
-	}
-	return up
+	return explain(stub.Reply(q, dns.RcodeNameError), dns.ExtendedErrorCodeBlocked, "")
 }
 
 // relay turns an upstream's answer into ours. Transport records stay behind, extended errors travel on.
 func relay(q, up *dns.Msg) *dns.Msg {
-	r := reply(q, up.Rcode)
+	r := stub.Reply(q, up.Rcode)
 	r.Authoritative, r.AuthenticatedData, r.Truncated = up.Authoritative, up.AuthenticatedData, up.Truncated
 	r.Answer, r.Ns = up.Answer, up.Ns
 	own := r.Extra

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // maxConnFlight is how many questions of one TCP connection are at work at one time; then it is not read further.
@@ -115,7 +117,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 			write.Lock()
 			defer write.Unlock()
 			c.SetWriteDeadline(time.Now().Add(ConnIdle))
-			if _, err := c.Write(frame(answer)); err != nil {
+			if _, err := c.Write(stub.Frame(answer)); err != nil {
 				s.debug("write dns connection", err)
 				c.Close()
 			}
@@ -143,7 +145,7 @@ func (p *patience) out(ctx context.Context, err error) bool {
 
 var errTooLong = errors.New("question is too long")
 
-// readQuestion is readFrame for messages that must not be longer than a question.
+// readQuestion is [stub.ReadFrame] for messages that must not be longer than a question.
 func readQuestion(r io.Reader) ([]byte, error) {
 	var size [2]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -152,23 +154,5 @@ func readQuestion(r io.Reader) ([]byte, error) {
 	if binary.BigEndian.Uint16(size[:]) > maxQuestion {
 		return nil, errTooLong
 	}
-	return readFrame(io.MultiReader(bytes.NewReader(size[:]), r))
-}
-
-// readFrame reads one message with its two octets of length before it (RFC 1035 section 4.2.2).
-func readFrame(r io.Reader) ([]byte, error) {
-	var size [2]byte
-	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return nil, err
-	}
-	msg := make([]byte, binary.BigEndian.Uint16(size[:]))
-	if _, err := io.ReadFull(r, msg); err != nil {
-		return nil, fmt.Errorf("read dns message: %w", err)
-	}
-	return msg, nil
-}
-
-// frame puts the length before a message, to be written in one piece.
-func frame(msg []byte) []byte {
-	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(msg)), uint16(len(msg))), msg...)
+	return stub.ReadFrame(io.MultiReader(bytes.NewReader(size[:]), r))
 }

@@ -12,12 +12,15 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // serve runs s on a loopback port until the test ends.
 func serve(t *testing.T, s *Server) string {
 	t.Helper()
-	pc, ln := listenBoth(t, "127.0.0.1", 0)
+	pc, ln := testdns.ListenBoth(t, "127.0.0.1", 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- s.Serve(ctx, pc, ln) }()
@@ -46,7 +49,7 @@ func TestServeBothTransports(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		for name, rcode := range map[string]int{"api.test": dns.RcodeSuccess, "blocked.test": dns.RcodeNameError} {
 			c := &dns.Client{Net: network}
-			r, _, err := c.Exchange(question(name, dns.TypeA, 0), at)
+			r, _, err := c.Exchange(testdns.Question(name, dns.TypeA, 0), at)
 			if err != nil || r.Rcode != rcode {
 				t.Errorf("%s %s: %v %v", network, name, r, err)
 			}
@@ -64,7 +67,7 @@ func TestParallelFromOneSocket(t *testing.T) {
 		return world.Exchange(ctx, q)
 	}))
 	c := dial(t, "udp", serve(t, s))
-	a, aaaa := question("api.test", dns.TypeA, 0), question("api.test", dns.TypeAAAA, 0)
+	a, aaaa := testdns.Question("api.test", dns.TypeA, 0), testdns.Question("api.test", dns.TypeAAAA, 0)
 	c.Write(packed(t, a))
 	c.Write(packed(t, aaaa))
 	buf := make([]byte, 512)
@@ -90,11 +93,11 @@ func TestTruncatedThenTCP(t *testing.T) {
 	}
 	s, _ := enforcing(big)
 	at := serve(t, s)
-	r, _, err := (&dns.Client{}).Exchange(question("big.example", dns.TypeA, 0), at)
+	r, _, err := (&dns.Client{}).Exchange(testdns.Question("big.example", dns.TypeA, 0), at)
 	if err != nil || !r.Truncated || len(r.Answer) == 0 {
 		t.Fatalf("UDP: %v %v", r, err)
 	}
-	r, _, err = (&dns.Client{Net: "tcp"}).Exchange(question("big.example", dns.TypeA, 0), at)
+	r, _, err = (&dns.Client{Net: "tcp"}).Exchange(testdns.Question("big.example", dns.TypeA, 0), at)
 	if err != nil || r.Truncated || len(r.Answer) != 100 {
 		t.Fatalf("TCP: %v %v", r, err)
 	}
@@ -114,10 +117,10 @@ func TestPipelined(t *testing.T) {
 	var stream []byte
 	ids := map[uint16]bool{}
 	ask := func(name string, id uint16) {
-		q := question(name, dns.TypeA, 0)
+		q := testdns.Question(name, dns.TypeA, 0)
 		q.Id = id
 		ids[id] = true
-		stream = append(stream, frame(packed(t, q))...)
+		stream = append(stream, stub.Frame(packed(t, q))...)
 	}
 	ask("www.example", 1)
 	for i := range n {
@@ -131,7 +134,7 @@ func TestPipelined(t *testing.T) {
 		c.(*net.TCPConn).CloseWrite()
 	}()
 	for i := range n + 1 {
-		raw, err := readFrame(c)
+		raw, err := stub.ReadFrame(c)
 		if err != nil {
 			t.Fatalf("answer %d: %v", i, err)
 		}
@@ -144,7 +147,7 @@ func TestPipelined(t *testing.T) {
 			close(release)
 		}
 	}
-	if _, err := readFrame(c); !errors.Is(err, io.EOF) {
+	if _, err := stub.ReadFrame(c); !errors.Is(err, io.EOF) {
 		t.Fatalf("after the last answer: %v", err)
 	}
 }
@@ -220,8 +223,8 @@ func TestConnectionsAreBounded(t *testing.T) {
 		open[0].Close()
 		synctest.Wait()
 		c = p.dial()
-		go c.Write(frame(packed(t, question("api.test", dns.TypeA, 0))))
-		if raw, err := readFrame(c); err != nil || len(unpacked(t, raw).Answer) != 1 {
+		go c.Write(stub.Frame(packed(t, testdns.Question("api.test", dns.TypeA, 0))))
+		if raw, err := stub.ReadFrame(c); err != nil || len(unpacked(t, raw).Answer) != 1 {
 			t.Errorf("after one left: %v", err)
 		}
 	})
@@ -240,14 +243,14 @@ func TestOneStuckQuestion(t *testing.T) {
 		c := p.dial()
 		start := time.Now()
 		go func() {
-			c.Write(frame(packed(t, question("stuck.example", dns.TypeA, 0))))
-			c.Write(frame(packed(t, question("api.test", dns.TypeA, 0))))
+			c.Write(stub.Frame(packed(t, testdns.Question("stuck.example", dns.TypeA, 0))))
+			c.Write(stub.Frame(packed(t, testdns.Question("api.test", dns.TypeA, 0))))
 		}()
 		for i, want := range []struct {
 			rcode int
 			after time.Duration
 		}{{dns.RcodeSuccess, 0}, {dns.RcodeServerFailure, MaxAnswer}} {
-			raw, err := readFrame(c)
+			raw, err := stub.ReadFrame(c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -297,7 +300,7 @@ func TestFailuresOfAListener(t *testing.T) {
 // FuzzMessage feeds a hostile client's datagram to the pipeline and holds what every client may rely on.
 func FuzzMessage(f *testing.F) {
 	for _, q := range []*dns.Msg{
-		question("api.test", dns.TypeA, 0), question("ech.example", dns.TypeHTTPS, 1232), question("_x._tcp.example", dns.TypeSRV, 512), question(".", dns.TypeNS, 4096),
+		testdns.Question("api.test", dns.TypeA, 0), testdns.Question("ech.example", dns.TypeHTTPS, 1232), testdns.Question("_x._tcp.example", dns.TypeSRV, 512), testdns.Question(".", dns.TypeNS, 4096),
 	} {
 		b, _ := q.Pack()
 		f.Add(b)
@@ -344,7 +347,7 @@ func cutLast(s string) (before, after string, found bool) {
 func FuzzAnswer(f *testing.F) {
 	for _, key := range []string{"cloaked.example. A", "ech.example. HTTPS", "mixed.example. A", "any.example. ANY"} {
 		name, qtype, _ := cutLast(key)
-		r, _ := world.Exchange(context.Background(), question(name, dns.StringToType[qtype], 1232))
+		r, _ := world.Exchange(context.Background(), testdns.Question(name, dns.StringToType[qtype], 1232))
 		b, _ := r.Pack()
 		f.Add(b)
 	}
@@ -357,7 +360,7 @@ func FuzzAnswer(f *testing.F) {
 			r.Question = q.Question
 			return r, nil
 		}))
-		b := s.handle(t.Context(), packed(t, question("ech.example", dns.TypeHTTPS, 4096)), "", 0)
+		b := s.handle(t.Context(), packed(t, testdns.Question("ech.example", dns.TypeHTTPS, 4096)), "", 0)
 		r := unpacked(t, b)
 		for _, section := range [][]dns.RR{r.Answer, r.Ns, r.Extra} {
 			for _, rr := range section {

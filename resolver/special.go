@@ -4,10 +4,9 @@ import (
 	"net/netip"
 
 	"github.com/miekg/dns"
-)
 
-// localTTL is the TTL of answers made here, in seconds.
-const localTTL = 60
+	"github.com/weir-dev/weir/internal/stub"
+)
 
 const ruleLocalhost = "builtin:localhost"
 
@@ -22,8 +21,8 @@ func (s *Server) special(q *dns.Msg, name asked) (outcome, bool) {
 	}
 	if q.Question[0].Qtype == dns.TypePTR {
 		if host := s.localHost(q.Question[0].Name); host != "" {
-			r := reply(q, dns.RcodeSuccess)
-			r.Answer = []dns.RR{&dns.PTR{Hdr: header(q, dns.TypePTR), Ptr: host + "."}}
+			r := stub.Reply(q, dns.RcodeSuccess)
+			r.Answer = []dns.RR{&dns.PTR{Hdr: stub.Header(q, dns.TypePTR), Ptr: host + "."}}
 			return outcome{msg: r, verdict: Verdict{Allow: true, Rule: "builtin:local"}}, true
 		}
 	}
@@ -62,13 +61,13 @@ func (s *Server) localAddrs(name string) (addrs []netip.Addr, rule string) {
 func (s *Server) localHost(reverse string) string {
 	arpa := nameOf(reverse).full
 	for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
-		if reverseOf(a) == arpa {
+		if stub.ReverseName(a) == arpa {
 			return "localhost"
 		}
 	}
 	for host, addrs := range s.Local {
 		for _, a := range addrs {
-			if reverseOf(a) == arpa {
+			if stub.ReverseName(a) == arpa {
 				return host
 			}
 		}
@@ -77,13 +76,13 @@ func (s *Server) localHost(reverse string) string {
 }
 
 func (s *Server) local(q *dns.Msg, name asked, addrs []netip.Addr, rule string) outcome {
-	r := reply(q, dns.RcodeSuccess)
+	r := stub.Reply(q, dns.RcodeSuccess)
 	t := trace{}
 	for _, a := range addrs {
 		if a.Is6() && !s.IPv6 {
 			continue
 		}
-		if rr := addressRR(q, a); rr != nil {
+		if rr := stub.Address(q, a); rr != nil {
 			r.Answer = append(r.Answer, rr)
 			t.addrs = append(t.addrs, a)
 		}
@@ -94,29 +93,4 @@ func (s *Server) local(q *dns.Msg, name asked, addrs []netip.Addr, rule string) 
 		s.Memory.Learn(s.route(), name.judged, nil, t.addrs, 0)
 	}
 	return outcome{msg: r, verdict: Verdict{Allow: true, Rule: rule}, trace: t}
-}
-
-// addressRR is the record of addr that answers q, nil when q asks for something else.
-func addressRR(q *dns.Msg, addr netip.Addr) dns.RR {
-	qtype := q.Question[0].Qtype
-	switch {
-	case addr.Is4() && (qtype == dns.TypeA || qtype == dns.TypeANY):
-		return &dns.A{Hdr: header(q, dns.TypeA), A: addr.AsSlice()}
-	case addr.Is6() && (qtype == dns.TypeAAAA || qtype == dns.TypeANY):
-		return &dns.AAAA{Hdr: header(q, dns.TypeAAAA), AAAA: addr.AsSlice()}
-	}
-	return nil
-}
-
-func header(q *dns.Msg, rrtype uint16) dns.RR_Header {
-	return dns.RR_Header{Name: q.Question[0].Name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: localTTL}
-}
-
-// reverseOf is the name of addr's reverse question, in normal form.
-func reverseOf(addr netip.Addr) string {
-	name, err := dns.ReverseAddr(addr.String())
-	if err != nil {
-		return ""
-	}
-	return nameOf(name).full
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // Bounds of a watched flow.
@@ -199,7 +201,7 @@ func (w *watch) hear(raw []byte) {
 		return
 	}
 	i := slices.IndexFunc(w.pending, func(p pending) bool {
-		return p.id == r.Id && sameQuestion(p.question, r.Question[0])
+		return p.id == r.Id && stub.SameQuestion(p.question, r.Question[0])
 	})
 	if i < 0 {
 		return

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // idleWatch is what a watched flow may cost while nothing passes: two goroutines and what is known of it, no buffer.
@@ -36,7 +38,7 @@ func connected(t *testing.T) (a, b *net.UDPConn) {
 func TestWatchIdleCost(t *testing.T) {
 	const flows = 200
 	s, _ := enforcing(nil)
-	asked := packed(t, question("api.test", dns.TypeA, 1232))
+	asked := packed(t, testdns.Question("api.test", dns.TypeA, 1232))
 	memory := func() int64 {
 		runtime.GC()
 		runtime.GC() // the first one takes pools empty

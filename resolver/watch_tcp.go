@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/weir-dev/weir/internal/stub"
 )
 
 // streamChunk is how much of a stream is read at one time.
@@ -96,7 +98,7 @@ func mayBeQuestion(b []byte) bool {
 func (w *watch) answerHere(answer []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, err := w.client.Write(frame(answer)); err != nil {
+	if _, err := w.client.Write(stub.Frame(answer)); err != nil {
 		return fmt.Errorf("write to dns client: %w", err)
 	}
 	return nil

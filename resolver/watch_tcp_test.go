@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/stub"
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 // scripted is a connection that plays chunks, then EOF (or, as the server, waits for the client's end), and keeps what is
@@ -82,9 +85,9 @@ func playTCP(s *Server, stream []byte, sizes ...int) (sent, answered []byte, err
 func framed(t testing.TB, names ...string) []byte {
 	var b []byte
 	for i, n := range names {
-		q := question(n, dns.TypeA, 0)
+		q := testdns.Question(n, dns.TypeA, 0)
 		q.Id = uint16(i)
-		b = append(b, frame(packed(t, q))...)
+		b = append(b, stub.Frame(packed(t, q))...)
 	}
 	return b
 }
@@ -126,7 +129,7 @@ func TestWatchTCPSplits(t *testing.T) {
 				}
 				n := 0
 				for r := bytes.NewReader(answered); r.Len() > 0; n++ {
-					raw, err := readFrame(r)
+					raw, err := stub.ReadFrame(r)
 					if err != nil || unpacked(t, raw).Rcode != dns.RcodeNameError {
 						t.Fatalf("pieces of %v: answer %x %v", sizes, raw, err)
 					}
@@ -144,9 +147,9 @@ func framed2(t testing.TB, names map[int]string) []byte {
 	var b []byte
 	for id := range 16 {
 		if n, ok := names[id]; ok {
-			q := question(n, dns.TypeA, 0)
+			q := testdns.Question(n, dns.TypeA, 0)
 			q.Id = uint16(id)
-			b = append(b, frame(packed(t, q))...)
+			b = append(b, stub.Frame(packed(t, q))...)
 		}
 	}
 	return b
@@ -158,12 +161,12 @@ func TestWatchTCPAnswersAreWhole(t *testing.T) {
 		s, _ := enforcing(nil)
 		w := startWatch(t, s, "tcp")
 		w.client.Write(framed2(t, map[int]string{1: "api.test"}))
-		raw, err := readFrame(w.server)
+		raw, err := stub.ReadFrame(w.server)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r, _ := world.Exchange(t.Context(), unpacked(t, raw))
-		answer := frame(packed(t, r))
+		answer := stub.Frame(packed(t, r))
 		w.server.Write(answer[:7])
 		w.client.Write(framed2(t, map[int]string{2: "blocked.test"}))
 		var got []uint16
@@ -171,7 +174,7 @@ func TestWatchTCPAnswersAreWhole(t *testing.T) {
 		go func() {
 			defer close(done)
 			for range 2 {
-				raw, err := readFrame(w.client)
+				raw, err := stub.ReadFrame(w.client)
 				if err != nil {
 					t.Error(err)
 					return
@@ -262,7 +265,7 @@ func TestWatchTCPAuditHangsNothing(t *testing.T) {
 
 // TestWatchTCPHalfClose: the answers to a client that has sent its last question still come, over real sockets.
 func TestWatchTCPHalfClose(t *testing.T) {
-	_, port := serveZone(t, "127.0.0.1", 0, answers(world))
+	_, port := testdns.Serve(t, "127.0.0.1", 0, world.Answers())
 	s, rec := enforcing(nil)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -285,7 +288,7 @@ func TestWatchTCPHalfClose(t *testing.T) {
 	client.Write(framed(t, "api.test", "blocked.test", "www.example"))
 	client.(*net.TCPConn).CloseWrite()
 	for range 3 {
-		if _, err := readFrame(client); err != nil {
+		if _, err := stub.ReadFrame(client); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -320,7 +323,7 @@ func FuzzWatchTCP(f *testing.F) {
 			return
 		}
 		for r := bytes.NewReader(sent); r.Len() > 0; {
-			raw, err := readFrame(r)
+			raw, err := stub.ReadFrame(r)
 			if err != nil {
 				t.Fatalf("half a question passed: %x", sent)
 			}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/weir-dev/weir/internal/testdns"
 )
 
 var google = netip.MustParseAddrPort("8.8.8.8:53")
@@ -61,7 +63,7 @@ func receive(c net.Conn) []byte {
 }
 
 func TestWatchUDP(t *testing.T) {
-	ask := func(name string, qtype uint16) []byte { return packed(t, question(name, qtype, 1232)) }
+	ask := func(name string, qtype uint16) []byte { return packed(t, testdns.Question(name, qtype, 1232)) }
 	trailing := append(ask("api.test", dns.TypeA), "secret"...)
 	for _, c := range []struct {
 		name   string
@@ -153,7 +155,7 @@ func TestWatchHears(t *testing.T) {
 		s, _ := enforcing(nil)
 		w := startWatch(t, s, "udp")
 		answer := func(name string, asked bool) {
-			q := question(name, dns.TypeA, 0)
+			q := testdns.Question(name, dns.TypeA, 0)
 			if asked {
 				w.client.Write(packed(t, q))
 				receive(w.server)
@@ -181,7 +183,7 @@ func TestWatchRecordsTheUnanswered(t *testing.T) {
 		w := startWatch(t, s, "udp")
 		go io.Copy(io.Discard, w.server)
 		for i := range maxPending + 1 {
-			q := question("api.test", dns.TypeA, 0)
+			q := testdns.Question("api.test", dns.TypeA, 0)
 			q.Id = uint16(i)
 			w.client.Write(packed(t, q))
 		}
@@ -211,7 +213,7 @@ func TestWatchUDPIsIdle(t *testing.T) {
 				go io.Copy(io.Discard, w.server)
 				for range 3 {
 					time.Sleep(watchUnanswered - 1)
-					w.client.Write(packed(t, question("api.test", dns.TypeA, 0)))
+					w.client.Write(packed(t, testdns.Question("api.test", dns.TypeA, 0)))
 				}
 				if c.answered {
 					w.server.Write([]byte("x"))
@@ -249,15 +251,15 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 }
 
 func TestInspect(t *testing.T) {
-	good := packed(t, question("api.test", dns.TypeA, 1232))
+	good := packed(t, testdns.Question("api.test", dns.TypeA, 1232))
 	change := func(at int, to byte) []byte {
 		b := bytes.Clone(good)
 		b[at] = to
 		return b
 	}
-	axfr := question("api.test", dns.TypeIXFR, 0)
-	axfr.Ns = []dns.RR{record("api.test. 0 SOA a. b. 1 2 3 4 5")}
-	soa := question("api.test", dns.TypeA, 0)
+	axfr := testdns.Question("api.test", dns.TypeIXFR, 0)
+	axfr.Ns = []dns.RR{testdns.Record("api.test. 0 SOA a. b. 1 2 3 4 5")}
+	soa := testdns.Question("api.test", dns.TypeA, 0)
 	soa.Ns = axfr.Ns
 	for _, c := range []struct {
 		name string

@@ -21,7 +21,7 @@ import (
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/internal/guard"
 	"github.com/weir-dev/weir/internal/lockdown"
-	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
 )
 
@@ -272,7 +272,7 @@ func (d *dataPath) openResolver() error {
 	if d.cfg.IPv6 {
 		gateways = append(gateways, gateway6)
 	}
-	d.room.openResolver(&resolver.Host{Open: d.errands.open}, d.cfg.IPv6, map[string][]netip.Addr{hostName: gateways}, d.log)
+	d.room.openResolver(&stub.Host{Open: d.errands.open}, d.cfg.IPv6, map[string][]netip.Addr{hostName: gateways}, d.log)
 	return nil
 }
 

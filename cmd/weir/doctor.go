@@ -20,7 +20,7 @@ import (
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/internal/ping"
-	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
 	"github.com/weir-dev/weir/tproxy"
 )
@@ -324,7 +324,7 @@ func probePing() finding {
 func probeResolver() finding {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	if err := (&resolver.Host{}).Probe(ctx); err != nil {
+	if err := (&stub.Host{}).Probe(ctx); err != nil {
 		return finding{Status: "warn", Summary: "the host's resolvers do not answer: " + err.Error(), Fix: "check the nameserver lines of /etc/resolv.conf"}
 	}
 	return finding{Status: "pass", Summary: "the host's resolvers answer"}

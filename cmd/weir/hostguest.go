@@ -17,7 +17,7 @@ import (
 	"github.com/weir-dev/weir/internal/attribution"
 	"github.com/weir-dev/weir/internal/container"
 	"github.com/weir-dev/weir/internal/lockdown"
-	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
 	"github.com/weir-dev/weir/tproxy"
 	"github.com/weir-dev/weir/tproxy/rules"
@@ -254,7 +254,7 @@ func (u *hostUp) resolversOf(c container.Container) (own, asked []netip.Addr) {
 			add(r)
 			continue
 		}
-		for _, server := range (&resolver.Host{}).Servers() {
+		for _, server := range (&stub.Host{}).Servers() {
 			add(server)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/resolver"
 	"github.com/weir-dev/weir/tproxy"
 	"github.com/weir-dev/weir/tproxy/rules"
@@ -179,11 +180,11 @@ func (h *hostGuest) upstream(open func(string) (*os.File, error)) resolver.Upstr
 	var list resolver.InOrder
 	for _, server := range h.Asked {
 		address := netip.AddrPortFrom(server, 53).String()
-		list = append(list, &resolver.Host{Open: open, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		list = append(list, &stub.Host{Open: open, Client: stub.Client{Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address)
-		}})
+		}}})
 	}
-	return append(list, &resolver.Host{Open: open})
+	return append(list, &stub.Host{Open: open})
 }
 
 // markSockets has a dialer's sockets carry the mark of what weir itself sends out.

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
 )
 
@@ -60,7 +60,7 @@ func (p *plan) buildSpec() error {
 		return err
 	}
 	dir, _ := os.Getwd()
-	host := &resolver.Host{}
+	host := &stub.Host{}
 	p.spec = sandbox.Spec{
 		Command: p.command, Dir: dir, Env: env,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,

@@ -1,4 +1,4 @@
-package resolver
+package stub
 
 import (
 	"bufio"
@@ -34,7 +34,7 @@ func parseHosts(r io.Reader) hosts {
 		if err != nil {
 			continue
 		}
-		addr = plain(addr)
+		addr = addr.Unmap().WithZone("")
 		for _, word := range f[1:] {
 			if name, err := hostname.Normalize(word); err == nil {
 				h.add(addr, name)
@@ -48,7 +48,7 @@ func (h hosts) add(addr netip.Addr, name string) {
 	if l := h.addrs[name]; len(l) < maxPerName && !slices.Contains(l, addr) {
 		h.addrs[name] = append(l, addr)
 	}
-	arpa := reverseOf(addr)
+	arpa := ReverseName(addr)
 	if l := h.names[arpa]; len(l) < maxPerName && !slices.Contains(l, name) {
 		h.names[arpa] = append(l, name)
 	}
@@ -60,8 +60,11 @@ func (h hosts) answer(q *dns.Msg) *dns.Msg {
 	if len(q.Question) != 1 || q.Question[0].Qclass != dns.ClassINET {
 		return nil
 	}
-	name := nameOf(q.Question[0].Name).full
-	r := reply(q, dns.RcodeSuccess)
+	name, err := hostname.Labels(q.Question[0].Name)
+	if err != nil {
+		return nil
+	}
+	r := Reply(q, dns.RcodeSuccess)
 	switch q.Question[0].Qtype {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeANY, dns.TypeHTTPS, dns.TypeSVCB:
 		addrs, ok := h.addrs[name]
@@ -69,7 +72,7 @@ func (h hosts) answer(q *dns.Msg) *dns.Msg {
 			return nil
 		}
 		for _, a := range addrs {
-			if rr := addressRR(q, a); rr != nil {
+			if rr := Address(q, a); rr != nil {
 				r.Answer = append(r.Answer, rr)
 			}
 		}
@@ -79,7 +82,7 @@ func (h hosts) answer(q *dns.Msg) *dns.Msg {
 			return nil
 		}
 		for _, n := range names {
-			r.Answer = append(r.Answer, &dns.PTR{Hdr: header(q, dns.TypePTR), Ptr: n + "."})
+			r.Answer = append(r.Answer, &dns.PTR{Hdr: Header(q, dns.TypePTR), Ptr: n + "."})
 		}
 	default:
 		return nil

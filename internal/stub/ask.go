@@ -1,4 +1,4 @@
-package resolver
+package stub
 
 import (
 	"context"
@@ -12,6 +12,9 @@ import (
 	"github.com/miekg/dns"
 )
 
+// maxUDP is the longest answer that is received in one datagram, in octets, whatever was offered.
+const maxUDP = 4096
+
 // maxForged is how many replies to one question may be to another one before the question is asked again over TCP, where
 // nobody off the path can answer.
 const maxForged = 16
@@ -23,14 +26,14 @@ var (
 )
 
 // askServer asks one nameserver once: over UDP, over TCP when the answer was cut, and without EDNS when it cannot take it.
-func (h *Host) askServer(ctx context.Context, c conf, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+func (cl *Client) askServer(ctx context.Context, c Conf, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	q = q.Copy()
-	r, err := h.askOnce(ctx, c, server, q)
+	r, err := cl.askOnce(ctx, c, server, q)
 	if err == nil && (r.Rcode == dns.RcodeFormatError || r.Rcode == dns.RcodeNotImplemented) && q.IsEdns0() != nil {
 		q.Extra = nil // RFC 6891 section 7
-		r, err = h.askOnce(ctx, c, server, q)
+		r, err = cl.askOnce(ctx, c, server, q)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask nameserver %s: %w", server, err)
@@ -39,20 +42,20 @@ func (h *Host) askServer(ctx context.Context, c conf, server netip.Addr, q *dns.
 	return r, nil
 }
 
-func (h *Host) askOnce(ctx context.Context, c conf, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
-	if c.tcp {
-		return h.askTCP(ctx, server, q)
+func (cl *Client) askOnce(ctx context.Context, c Conf, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	if c.TCP {
+		return cl.askTCP(ctx, server, q)
 	}
-	r, err := h.askUDP(ctx, server, q)
+	r, err := cl.askUDP(ctx, server, q)
 	switch {
 	case errors.Is(err, errForged), errors.Is(err, errBroken):
-		return h.askTCP(ctx, server, q)
+		return cl.askTCP(ctx, server, q)
 	case err != nil || !r.Truncated:
 		return r, err
 	}
-	whole, err := h.askTCP(ctx, server, q)
+	whole, err := cl.askTCP(ctx, server, q)
 	if err != nil {
-		h.debug(err)
+		cl.debug(err)
 		return r, nil // half an answer, marked as such, is more than none
 	}
 	return whole, nil
@@ -60,8 +63,8 @@ func (h *Host) askOnce(ctx context.Context, c conf, server netip.Addr, q *dns.Ms
 
 // askUDP asks from a socket of its own: a random port and a random ID (RFC 5452), connected, so that the kernel drops what
 // comes from elsewhere. A reply that is not to this question is passed over.
-func (h *Host) askUDP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
-	conn, done, err := h.dial(ctx, "udp", server)
+func (cl *Client) askUDP(ctx context.Context, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	conn, done, err := cl.dial(ctx, "udp", server)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +77,7 @@ func (h *Host) askUDP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.
 	if _, err := conn.Write(raw); err != nil {
 		return nil, fmt.Errorf("send question: %w", err)
 	}
-	buf := make([]byte, max(udpSize(q), MaxUDP))
+	buf := make([]byte, maxUDP)
 	for range maxForged {
 		n, err := conn.Read(buf)
 		if err != nil {
@@ -84,14 +87,14 @@ func (h *Host) askUDP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.
 		if err == nil || errors.Is(err, errBroken) {
 			return r, err
 		}
-		h.forged.Add(1)
+		cl.forged.Add(1)
 	}
 	return nil, errForged
 }
 
-func (h *Host) askTCP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.Msg, error) {
-	h.overTCP.Add(1)
-	conn, done, err := h.dial(ctx, "tcp", server)
+func (cl *Client) askTCP(ctx context.Context, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	cl.overTCP.Add(1)
+	conn, done, err := cl.dial(ctx, "tcp", server)
 	if err != nil {
 		return nil, err
 	}
@@ -101,28 +104,28 @@ func (h *Host) askTCP(ctx context.Context, server netip.Addr, q *dns.Msg) (*dns.
 	if err != nil {
 		return nil, fmt.Errorf("pack question: %w", err)
 	}
-	if _, err := conn.Write(frame(raw)); err != nil {
+	if _, err := conn.Write(Frame(raw)); err != nil {
 		return nil, fmt.Errorf("send question: %w", err)
 	}
-	got, err := readFrame(conn)
+	got, err := ReadFrame(conn)
 	if err != nil {
 		return nil, fmt.Errorf("receive answer: %w", err)
 	}
 	r, err := answerTo(q, got)
 	if err != nil {
-		h.forged.Add(1)
+		cl.forged.Add(1)
 		return nil, fmt.Errorf("receive answer: %w", err)
 	}
 	return r, nil
 }
 
 // dial connects and lets the end of ctx end all reads and writes; done closes.
-func (h *Host) dial(ctx context.Context, network string, server netip.Addr) (conn net.Conn, done func(), err error) {
-	dial := h.Dial
+func (cl *Client) dial(ctx context.Context, network string, server netip.AddrPort) (conn net.Conn, done func(), err error) {
+	dial := cl.Dial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	conn, err = dial(ctx, network, h.address(server))
+	conn, err = dial(ctx, network, server.String())
 	if err != nil {
 		return nil, nil, fmt.Errorf("dial nameserver: %w", err)
 	}
@@ -141,7 +144,7 @@ func answerTo(q *dns.Msg, raw []byte) (*dns.Msg, error) {
 	if len(r.Question) == 0 && (err != nil || r.Rcode == dns.RcodeSuccess || r.Rcode == dns.RcodeNameError) {
 		return nil, errForeign
 	}
-	if len(r.Question) == 1 && !sameQuestion(r.Question[0], q.Question[0]) {
+	if len(r.Question) == 1 && !SameQuestion(r.Question[0], q.Question[0]) {
 		return nil, errForeign
 	}
 	if err != nil {
@@ -150,6 +153,7 @@ func answerTo(q *dns.Msg, raw []byte) (*dns.Msg, error) {
 	return r, nil
 }
 
-func sameQuestion(a, b dns.Question) bool {
+// SameQuestion reports whether both ask the same; letters may differ in case.
+func SameQuestion(a, b dns.Question) bool {
 	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
 }
