@@ -109,6 +109,19 @@ type Datagrams interface {
 	By() Identity
 }
 
+// Batched is a [Datagrams] that passes many at a time, for a few system calls and wake-ups instead of many. A session's flow is
+// one, and so is a data path's.
+type Batched interface {
+	Datagrams
+
+	// SendBatch is Send for each of the datagrams, in order. They are the caller's again when it returns.
+	SendBatch(datagrams [][]byte) error
+
+	// ReceiveBatch calls take with all the datagrams that have come, at most 64 KiB of them, again and again until the flow
+	// ends or take fails, and returns how. They are take's while it runs. While none come no buffer is held.
+	ReceiveBatch(take func(datagrams [][]byte) error) error
+}
+
 // Handler is the user's end: what is done for the edge, after the user's own policy has let it. Errors are or wrap an
 // [*Error], which tells the edge no more than it has to know.
 type Handler interface {

@@ -35,7 +35,7 @@ type Datagrams struct {
 	rest []byte   // the batch that Receive is in the middle of
 }
 
-var _ tunnel.Datagrams = (*Datagrams)(nil)
+var _ tunnel.Batched = (*Datagrams)(nil)
 
 func newDatagrams(c *Conn, u *net.UnixConn, m *message) *Datagrams {
 	d := &Datagrams{c: u, conn: c, id: m.id, by: m.by}
@@ -59,7 +59,7 @@ func (d *Datagrams) Dropped() uint64 { return d.dropped.Load() }
 // Send implements [tunnel.Datagrams].
 func (d *Datagrams) Send(datagram []byte) error { return d.SendBatch([][]byte{datagram}) }
 
-// SendBatch sends datagrams in order, in as few messages as they fit into. What there is no room for is lost and counted.
+// SendBatch implements [tunnel.Batched]: what there is no room for is lost and counted.
 func (d *Datagrams) SendBatch(datagrams [][]byte) error {
 	buf := batchBuffers.Get().(*[maxBatch]byte)
 	defer batchBuffers.Put(buf)
@@ -143,8 +143,7 @@ func (d *Datagrams) Receive(b []byte) (int, error) {
 	return copy(b, datagram), nil
 }
 
-// ReceiveBatch calls take with the datagrams that come, until the flow ends or take fails. They are take's while it runs.
-// While nothing comes no buffer is held.
+// ReceiveBatch implements [tunnel.Batched].
 func (d *Datagrams) ReceiveBatch(take func(datagrams [][]byte) error) error {
 	for {
 		buf, n, err := d.read()
