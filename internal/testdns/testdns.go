@@ -167,6 +167,10 @@ func Data(r *dns.Msg) []string {
 		return nil
 	}
 	for _, rr := range r.Answer {
+		if u, ok := rr.(*dns.RFC3597); ok { // its header says the class, too
+			list = append(list, fmt.Sprintf(`\# %d %s`, len(u.Rdata)/2, u.Rdata))
+			continue
+		}
 		list = append(list, strings.TrimPrefix(rr.String(), rr.Header().String()))
 	}
 	return list
