@@ -45,7 +45,7 @@ func NewConn(f *os.File) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{control: &control{c: u}, done: make(chan struct{}), waiting: map[uint64]chan<- reply{}, flows: map[uint64]ender{}}
+	c := &Conn{control: &control{c: u, patience: DefaultPatience}, done: make(chan struct{}), waiting: map[uint64]chan<- reply{}, flows: map[uint64]ender{}}
 	go c.receive()
 	return c, nil
 }

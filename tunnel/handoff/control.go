@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendTimeout is how long the other process may leave its control socket full before it is given up.
-const sendTimeout = 5 * time.Second
+// DefaultPatience is how long the other process may leave its control socket full before it is given up.
+const DefaultPatience = 5 * time.Second
 
 // control is one end of a control socket. Sends may be concurrent, receives not.
 type control struct {
-	c *net.UnixConn
+	c        *net.UnixConn
+	patience time.Duration
 
 	sending sync.Mutex
 	out     []byte // of the message being sent
@@ -35,7 +36,7 @@ func (c *control) send(m *message, fd int) error {
 	if fd >= 0 {
 		rights = unix.UnixRights(fd)
 	}
-	c.c.SetWriteDeadline(time.Now().Add(sendTimeout))
+	c.c.SetWriteDeadline(time.Now().Add(c.patience))
 	_, _, err := c.c.WriteMsgUnix(c.out, rights, nil)
 	if cap(c.out) > keptBuffer {
 		c.out = nil

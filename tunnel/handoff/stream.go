@@ -73,6 +73,8 @@ func (s *Stream) Ended(err error) error {
 		return err
 	case err == io.EOF:
 		told = s.fin
+	case errors.Is(err, syscall.EPIPE) && s.hasEnded():
+		return err
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
 		told = s.over
 	default:
@@ -91,6 +93,13 @@ func (s *Stream) Ended(err error) error {
 		return s.why
 	}
 	return err
+}
+
+// hasEnded reports whether CloseWrite was called: a write after it says nothing about the flow.
+func (s *Stream) hasEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.finSent
 }
 
 // end is the edge's word: OK for the end of the far end's stream, anything else for the end of both.
