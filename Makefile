@@ -7,13 +7,23 @@ DOORS := weir,weir tproxy,weir both
 # Without cgo the binary runs everywhere, and the sandbox's PID 1 can drop its own capabilities on all its threads.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install test gauntlet kill9 race fuzz lint vuln bench soak scale demo clean
+.PHONY: help build client clients install test gauntlet kill9 race fuzz lint vuln bench soak scale demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/weir
 	$(GO) build -trimpath -ldflags="-s -w" -o $(BIN) ./cmd/weir
+
+client: ## build bin/weir-client: the user's end of a tunnel, without gVisor
+	$(GO) build -trimpath -tags client -ldflags="-s -w" -o $(BIN)-client ./cmd/weir
+
+clients: ## build the user's end for each system into bin
+	@for system in linux darwin windows; do for arch in amd64 arm64; do \
+		suffix=; [ $$system != windows ] || suffix=.exe; \
+		echo bin/weir-client-$$system-$$arch$$suffix; \
+		GOOS=$$system GOARCH=$$arch $(GO) build -trimpath -tags client -ldflags="-s -w" -o bin/weir-client-$$system-$$arch$$suffix ./cmd/weir || exit 1; \
+	done; done
 
 install: build ## install weir to /usr/local/bin (DESTDIR, PREFIX)
 	install -Dm755 $(BIN) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/weir

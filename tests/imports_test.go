@@ -10,6 +10,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -215,6 +216,34 @@ func TestReach(t *testing.T) {
 			for _, refused := range c.without {
 				if path := strings.TrimSpace(line); strings.HasPrefix(path, refused) {
 					t.Errorf("%s links %s: %s", c.pkg, path, c.why)
+				}
+			}
+		}
+	}
+}
+
+// TestClientBuild: the user's end of a tunnel is a binary for systems that weir has no sandbox for, and a small one for Linux.
+// It compiles (here with the tag; .ci/run does all systems), and what it links is written down.
+func TestClientBuild(t *testing.T) {
+	build := exec.Command("go", "build", "-tags", "client", "-o", filepath.Join(t.TempDir(), "weir"), "./cmd/weir")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Errorf("go build -tags client ./cmd/weir: %v: a file that needs what is not in the client begins with \"//go:build linux && !client\"\n%s", err, out)
+	}
+	without := []string{"gvisor.dev/", "github.com/containers/", "github.com/rootless-containers/", "github.com/google/nftables", "github.com/vishvananda/",
+		"github.com/landlock-lsm/", "github.com/elastic/", module + "/netstack", module + "/tproxy", module + "/sandbox", module + "/resolver", module + "/tunnel/edge",
+		module + "/tunnel/handoff", module + "/internal/lockdown", module + "/internal/bench", module + "/internal/playground"}
+	for _, c := range []struct{ system, tags string }{{"linux", "client"}, {"darwin", ""}, {"windows", ""}} {
+		cmd := exec.Command("go", "list", "-deps", "-tags", c.tags, "./cmd/weir")
+		cmd.Dir, cmd.Env = "..", append(os.Environ(), "GOOS="+c.system, "CGO_ENABLED=0")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list -deps ./cmd/weir for %s: %v", c.system, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			for _, refused := range without {
+				if path := strings.TrimSpace(line); strings.HasPrefix(path, refused) {
+					t.Errorf("the client for %s links %s, which has no part in it", c.system, path)
 				}
 			}
 		}

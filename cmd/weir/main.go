@@ -4,34 +4,16 @@
 // One binary plays three parts, told apart by its name in argv[0]: the command that people type, the data path of a
 // sandbox (datapath.go) and the sandbox's PID 1 (package sandbox; with --profile engine there is package engine besides). Parts of weir are joined only here, and only here is
 // anything said to people (ui.go).
+//
+// It is built in two sizes. Elsewhere than on Linux, and with the tag "client", there are only the commands of the user's
+// end of a tunnel, and no gVisor: files that a sandbox, a door or the hosted end needs begin with "linux && !client".
 package main
 
-import (
-	"os"
-
-	"github.com/weir-dev/weir/netstack"
-	"github.com/weir-dev/weir/sandbox"
-	"github.com/weir-dev/weir/sandbox/engine"
-)
+import "os"
 
 func main() {
-	netstack.ReleaseTables()
-	switch {
-	case sandbox.IsInit():
-		sandbox.InitMain()
-	case engine.Is():
-		engine.Main()
-	case isDataPath():
-		dataPathMain()
-	case os.Args[0] == probeTProxyName:
-		probeTProxyMain()
-	case os.Args[0] == probeHostName:
-		probeHostMain()
-	case os.Args[0] == probeLockdownName:
-		probeLockdownMain()
-	default:
-		os.Exit(Main(os.Args[1:]))
-	}
+	becomePart()
+	os.Exit(Main(os.Args[1:]))
 }
 
 // Main runs the command line and returns the exit status. It is what the test scripts call as "weir".

@@ -22,16 +22,13 @@ type globals struct {
 func newRootCommand() *cobra.Command {
 	g := &globals{}
 	root := &cobra.Command{
-		Use:           "weir",
-		Short:         "The network layer for untrusted MCP servers",
-		Long:          "weir runs a program in a rootless sandbox whose only network is weir itself:\nevery packet is carried, every flow named, judged by policy and recorded.",
-		Version:       versionText(),
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Example: `  weir demo                                           see what it does, no network needed
-  weir run -- npx -y @modelcontextprotocol/server-everything
-  weir run --allow api.github.com -- npx -y @modelcontextprotocol/server-github
-  weir doctor                                         can this machine run it?`,
+		Use:               "weir",
+		Short:             rootShort,
+		Long:              rootLong,
+		Version:           versionText(),
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		Example:           rootExample,
 		Args:              subcommandOnly,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error { return g.check() },
@@ -42,7 +39,8 @@ func newRootCommand() *cobra.Command {
 	flags.StringVar(&g.logLevel, "log-level", "warning", "what weir says of itself on stderr: debug, info, warning, error")
 	offer(root, "log-level", "debug", "info", "warning", "error")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newRunCommand(g), newPolicyCommand(), newReadCommand(), newDoctorCommand(g), newDemoCommand(g), newBenchCommand(g), newWrapCommand(), newUnwrapCommand(), newTProxyCommand(g))
+	root.AddCommand(hostCommands(g)...)
+	root.AddCommand(newPolicyCommand())
 	return root
 }
 
