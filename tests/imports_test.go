@@ -55,6 +55,7 @@ var edges = []struct{ from, to, why string }{
 	{"tunnel/wire", "tunnel", "the format of the words that both ends share"},
 	{"tunnel/session", "tunnel", "a session opens flows and serves a handler"},
 	{"tunnel/session", "tunnel/wire", "what goes over the connection"},
+	{"tunnel/session", "internal/batch", "the user's sockets take and give datagrams by the batch"},
 	{"tunnel/creds", "tunnel", "who a certificate says that a client is"},
 	{"tunnel/creds", "tunnel/wire", "enrolment has the bounds of every other message"},
 	{"tunnel/edge", "tunnel", "the hosted end opens flows for sandboxes"},

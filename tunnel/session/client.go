@@ -49,7 +49,7 @@ func Connect(ctx context.Context, conn *quic.Conn, h tunnel.Handler, cfg ClientC
 		conn.CloseWithError(quic.ApplicationErrorCode(code), text)
 		return nil, fmt.Errorf("greet the edge: %w", err)
 	}
-	c.run(func() { c.control.read(c.handle) }, c.serve)
+	c.run(func() { c.control.read(c.handle) }, c.serve, c.exchange.send, c.exchange.receive)
 	return c, nil
 }
 
@@ -201,6 +201,8 @@ func (c *Client) serveStream(q *quic.Stream) {
 	switch h.Kind {
 	case wire.TCP:
 		c.serveTCP(q, h)
+	case wire.UDP:
+		c.serveUDP(q, h)
 	case wire.DNS:
 		c.serveDNS(q, h)
 	case wire.Probe:

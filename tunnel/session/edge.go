@@ -42,7 +42,7 @@ func Accept(ctx context.Context, conn *quic.Conn, who tunnel.Identity, cfg EdgeC
 		conn.CloseWithError(quic.ApplicationErrorCode(code), text)
 		return nil, fmt.Errorf("greet client %s: %w", who, err)
 	}
-	e.run(func() { e.control.read(e.handle) }, e.refuseStreams)
+	e.run(func() { e.control.read(e.handle) }, e.refuseStreams, e.exchange.send, e.exchange.receive)
 	return e, nil
 }
 
@@ -126,7 +126,7 @@ func (e *Edge) renew(csr []byte) error {
 	if !e.renewing.TryLock() {
 		return e.control.send(&wire.Renewed{Code: tunnel.Limit, Text: "one at a time"})
 	}
-	e.work.Go(func() {
+	e.spawn(func() {
 		defer e.renewing.Unlock()
 		answer := &wire.Renewed{}
 		var err error
@@ -225,9 +225,4 @@ func (e *Edge) OpenStream(ctx context.Context, o tunnel.Open) (tunnel.Stream, er
 		return nil, err
 	}
 	return newStream(e, q, o, s), nil
-}
-
-// OpenDatagrams implements [tunnel.Opener]. Without a deadline in ctx it waits at most [wire.MaxPatience].
-func (e *Edge) OpenDatagrams(ctx context.Context, o tunnel.Open) (tunnel.Datagrams, error) {
-	return nil, tunnel.Errorf(tunnel.Internal, "datagrams are not carried yet")
 }

@@ -17,6 +17,7 @@ import (
 type link struct {
 	conn      *quic.Conn
 	control   *control
+	exchange  *exchange
 	transport string
 	log       logrus.FieldLogger
 
@@ -48,6 +49,7 @@ func newLink(conn *quic.Conn, stream *quic.Stream, transport string, log logrus.
 	}
 	l := &link{conn: conn, transport: transport, log: log, done: make(chan struct{})}
 	l.control = newControl(l, stream)
+	l.exchange = newExchange(l)
 	return l
 }
 
@@ -70,6 +72,17 @@ func (l *link) run(loops ...func()) {
 		l.mu.Unlock()
 		close(l.done)
 	})
+}
+
+// spawn starts a goroutine that ends with the session at the latest.
+func (l *link) spawn(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil { // somebody may have stopped waiting for the others already
+		go f()
+		return
+	}
+	l.work.Go(f)
 }
 
 // Done is closed when the session has ended.
@@ -141,10 +154,12 @@ func (l *link) Stats() tunnel.Stats {
 	l.mu.Lock()
 	flows := l.flows
 	l.mu.Unlock()
-	return tunnel.Stats{
+	s := tunnel.Stats{
 		Transport: l.transport, RTT: q.SmoothedRTT, Flows: flows,
 		Sent: q.BytesSent, Received: q.BytesReceived, PacketsSent: q.PacketsSent, PacketsLost: q.PacketsLost,
 	}
+	l.exchange.stats(&s)
+	return s
 }
 
 // Ping measures a round trip to the other side's session, over the control stream.
