@@ -74,6 +74,7 @@ var edges = []struct{ from, to, why string }{
 	{"tunnel/client", "flow/policy", "rules of the client are spelled as those of a sandbox are"},
 	{"tunnel/client", "internal/guard", "addresses that need an explicit word"},
 	{"tunnel/client", "internal/hostname", "names are normalised as rules are"},
+	{"tunnel/websocket", "internal/batch", "the edge's listener is reached by a socket of its own for each session, many packets at a time"},
 	{"tunnel/localdns", "tunnel", "how a question failed"},
 	{"tunnel/localdns", "internal/stub", "the hosts file and the nameservers of the user's machine, asked as those of any machine are"},
 	{"tunnel/localdns", "internal/hostname", "names are normalised as rules are"},
