@@ -20,10 +20,7 @@ func main() {
 func Main(args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
-	err := tokenInArgs(args)
-	if err == nil {
-		err = root.Execute()
-	}
+	err := root.Execute()
 	if err != nil && err.Error() != "" {
 		u := newUI(os.Stderr)
 		if plain, _ := root.PersistentFlags().GetBool("no-color"); plain {

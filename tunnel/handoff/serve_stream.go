@@ -3,6 +3,7 @@
 package handoff
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -241,60 +242,35 @@ func (r *socketReader) readOnce(fd uintptr) bool {
 
 // down carries what the client sends.
 func (f *streamFlow) down() {
-	w := &dataPathWriter{sock: f.sock}
-	var err error
-	if from, ok := f.stream.(io.WriterTo); ok {
-		_, err = from.WriteTo(w)
-	} else {
-		err = carry(w, f.stream)
-	}
-	if w.failed {
-		f.gone()
-		return
-	}
-	f.downEnded(err)
-}
-
-// dataPathWriter remembers that the data path takes no more.
-type dataPathWriter struct {
-	sock   *net.UnixConn
-	failed bool
-}
-
-// Write implements io.Writer.
-func (w *dataPathWriter) Write(b []byte) (int, error) {
-	n, err := w.sock.Write(b)
-	w.failed = w.failed || err != nil
-	return n, err
-}
-
-// carry copies with a buffer that is small while little comes, until the end of r's stream, for which it returns nil.
-func carry(w io.Writer, r io.Reader) error {
 	small := make([]byte, smallBuffer)
 	for {
-		full, err := carryOnce(w, r, small)
-		if full && err == nil {
-			err = carryBurst(w, r)
+		n, err := f.stream.Read(small)
+		if n > 0 && !f.write(small[:n]) {
+			return
 		}
-		if err == io.EOF {
-			return nil
+		if err == nil && n == len(small) {
+			if err = f.burst(); err == errGaveUp {
+				return
+			}
 		}
 		if err != nil {
-			return err
+			f.downEnded(err)
+			return
 		}
 	}
 }
 
-// carryBurst carries by a large buffer until a read leaves most of it empty.
-func carryBurst(w io.Writer, r io.Reader) error {
+// errGaveUp says that the socket takes no more.
+var errGaveUp = errors.New("the data path reads no more")
+
+// burst carries by a large buffer until a read leaves most of it empty.
+func (f *streamFlow) burst() error {
 	buf := largeBuffers.Get().(*[largeBuffer]byte)
 	defer largeBuffers.Put(buf)
 	for {
-		n, err := r.Read(buf[:])
-		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				return werr
-			}
+		n, err := f.stream.Read(buf[:])
+		if n > 0 && !f.write(buf[:n]) {
+			return errGaveUp
 		}
 		if err != nil || n < smallBuffer {
 			return err
@@ -302,15 +278,14 @@ func carryBurst(w io.Writer, r io.Reader) error {
 	}
 }
 
-// carryOnce reports whether the buffer was filled.
-func carryOnce(w io.Writer, r io.Reader, b []byte) (full bool, err error) {
-	n, err := r.Read(b)
-	if n > 0 {
-		if _, werr := w.Write(b[:n]); werr != nil {
-			return false, werr
-		}
+// write gives b to the data path. It reports false when that has closed its end.
+func (f *streamFlow) write(b []byte) bool {
+	_, err := f.sock.Write(b)
+	if err == nil {
+		return true
 	}
-	return n == len(b), err
+	f.gone()
+	return false
 }
 
 // gone is what a data path that reads no more means: the flow's end, unless it said that it closes.
@@ -324,14 +299,14 @@ func (f *streamFlow) gone() {
 	}
 }
 
-// downEnded is the end of what the client sends: nil for a FIN.
+// downEnded is the end of what the client sends.
 func (f *streamFlow) downEnded(err error) {
 	f.mu.Lock()
 	dropped := f.dropped
 	f.mu.Unlock()
 	switch {
 	case dropped:
-	case err == nil:
+	case err == io.EOF:
 		f.s.tell(&message{kind: kindEnd, id: f.id, code: tunnel.OK})
 		f.sock.CloseWrite()
 	default:
