@@ -14,6 +14,7 @@ import (
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/flow/sniff"
 	"github.com/weir-dev/weir/internal/batch"
+	"github.com/weir-dev/weir/internal/relay"
 )
 
 // maxDatagram is the largest payload of a UDP datagram over IPv4 or IPv6 without jumbograms.
@@ -61,13 +62,11 @@ func (f *visit) datagrams(ctx context.Context) {
 		f.quic.learn(f.dst)
 	}
 	upstream, err := f.dial(ctx)
-	f.record()
 	if err != nil {
-		cause := closeOf(ctx, err) // before the program is told
-		f.Reject(refusal(err))
-		f.recordClose(0, 0, cause, err)
+		f.failed(ctx, err)
 		return
 	}
+	f.record()
 	defer upstream.Close()
 	f.carryDatagrams(ctx, client, &upward{visit: f, ctx: ctx, to: upstream, quic: &quic}, first)
 }
@@ -114,8 +113,12 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 		f.recordClose(up, down, closeOf(ctx, err), err)
 		return
 	}
-	// Where both ends can, datagrams pass in batches. What is no UDP socket of the kernel has the ways of any connection.
-	u.socket, _ = batch.NewSocket(upstream, &f.datagramStats)
+	u.batches = f.batchesOf(upstream)
+	if l, ok := upstream.(Limited); ok {
+		if door, ok := client.(Limiter); ok {
+			door.LimitDatagrams(l.MaxDatagram)
+		}
+	}
 	var down int64
 	var downErr error
 	done := make(chan struct{})
@@ -137,10 +140,21 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 	}
 	upstream.Close()
 	<-done
-	if unreachable(downErr) {
-		err = downErr
+	if unreachable(downErr) || relay.IsLost(downErr) {
+		err = downErr // the client's end was closed because of it
 	}
 	f.recordClose(u.sent, down, closeOf(ctx, err), err)
+}
+
+// batchesOf returns how datagrams pass in batches to and from the upstream, nil where they cannot.
+func (g *Gate) batchesOf(upstream net.Conn) BatchUpstream {
+	if b, ok := upstream.(BatchUpstream); ok {
+		return b
+	}
+	if s, err := batch.NewSocket(upstream, &g.datagramStats); err == nil {
+		return s
+	}
+	return nil
 }
 
 // copyUp has the client's datagrams sent by u until an end is reached.
@@ -155,11 +169,11 @@ func copyUp(u *upward, client net.Conn) error {
 // copyDown sends the client what the upstream of u receives, and returns how many octets.
 func copyDown(client net.Conn, u *upward) (int64, error) {
 	c, ok := client.(BatchConn)
-	if !ok || u.socket == nil {
+	if !ok || u.batches == nil {
 		return copyDatagrams(client, u.to)
 	}
 	var total int64
-	err := u.socket.Receive(func(datagrams [][]byte) error {
+	err := u.batches.Receive(func(datagrams [][]byte) error {
 		n, err := c.WriteBatch(datagrams)
 		total += n
 		return err
@@ -233,7 +247,8 @@ func copyFromSocket(to io.Writer, from syscall.Conn) (int64, error) {
 func (f *visit) isDNS() bool { return f.dst.Port() == 53 && f.Network != "icmp" }
 
 func unreachable(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) ||
+		errors.Is(err, syscall.EACCES) // the tunnel's client does not allow it, or does not any more
 }
 
 // headless reports whether a flow begins with a QUIC packet that has no Initial before it (a short header, RFC 9000

@@ -8,7 +8,6 @@ import (
 
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/flow/sniff"
-	"github.com/weir-dev/weir/internal/batch"
 )
 
 // upward is the way out of a datagram flow. It looks at every QUIC Initial once more: a new connection on the same tuple
@@ -18,8 +17,8 @@ type upward struct {
 	ctx context.Context
 	to  net.Conn
 
-	// socket is to, where that is a socket of the kernel.
-	socket *batch.Socket
+	// batches is to, where that takes and gives many datagrams at a time; else nil.
+	batches BatchUpstream
 
 	sent int64
 
@@ -93,8 +92,8 @@ func (u *upward) reopen(b []byte) error {
 
 // writeAll sends what was judged. The network drops what does not fit; the flow goes on.
 func (u *upward) writeAll(datagrams [][]byte) error {
-	if u.socket != nil {
-		_, sent, err := u.socket.Send(datagrams, true)
+	if u.batches != nil {
+		_, sent, err := u.batches.Send(datagrams, true)
 		u.sent += sent
 		return err
 	}
@@ -114,10 +113,10 @@ func (u *upward) writeAll(datagrams [][]byte) error {
 // TryBatch implements BatchSink: it takes those at the front that need no second look.
 func (u *upward) TryBatch(datagrams [][]byte) (int, error) {
 	plain := u.plain(datagrams)
-	if u.socket == nil || plain == 0 {
+	if u.batches == nil || plain == 0 {
 		return 0, nil
 	}
-	n, sent, err := u.socket.Send(datagrams[:plain], false)
+	n, sent, err := u.batches.Send(datagrams[:plain], false)
 	u.sent += sent
 	return n, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/flow/sniff"
+	"github.com/weir-dev/weir/internal/relay"
 )
 
 // OwnerWait bounds how long an event waits for the owner of its flow. An answer that comes later is lost.
@@ -28,7 +29,7 @@ func (f *visit) record() {
 	c := &event.Connect{
 		Dst: f.dst, Src: f.Src, Protocol: f.Network, Names: f.asked,
 		Route: f.route(), Verdict: f.decision.Verdict.String(), Rule: f.decision.Rule, Reason: f.decision.Reason,
-		Door: f.doorName(), ALPN: f.hint.ALPN, ECH: f.hint.ECH,
+		Client: f.by, Door: f.doorName(), ALPN: f.hint.ALPN, ECH: f.hint.ECH,
 	}
 	c.Hostname, c.NameSource = f.name()
 	switch f.hint.Source {
@@ -88,7 +89,7 @@ func (f *visit) recordClose(up, down int64, cause string, err error) {
 	}
 	name, _ := f.name()
 	c := &event.Close{
-		Hostname: name, Dst: f.dst, Protocol: f.Network, Route: f.decision.Route, Verdict: f.decision.Verdict.String(),
+		Hostname: name, Dst: f.dst, Protocol: f.Network, Route: f.decision.Route, Client: f.by, Verdict: f.decision.Verdict.String(),
 		BytesSent: uint64(up), BytesReceived: uint64(down), Duration: time.Since(f.start), Close: cause,
 	}
 	switch {
@@ -116,6 +117,8 @@ func closeOf(ctx context.Context, err error) string {
 		return "policy"
 	case ctx.Err() != nil:
 		return "exit"
+	case relay.IsLost(err):
+		return string(relay.TunnelLost)
 	case err == nil:
 		return "fin"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -85,9 +85,8 @@ func (f *visit) judgeStream(ctx context.Context, client, upstream net.Conn) open
 		upstream, err := f.dial(ctx)
 		if err != nil {
 			h.release()
-			f.Reject(refusal(err))
-			client.Close()
 			f.failed(ctx, err)
+			client.Close()
 			return opening{}
 		}
 		r = relay.New(ctx, client, upstream)
@@ -139,14 +138,28 @@ func (f *visit) turnAway(client net.Conn, r *relay.Relay) {
 
 // failed ends a flow whose upstream could not be reached, in the way the upstream failed.
 func (f *visit) failed(ctx context.Context, err error) {
-	if errors.Is(err, errDials) {
-		f.refuse(policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:dials"})
+	if f.declined(err) {
 		return
 	}
 	cause := closeOf(ctx, err) // before the program is told: it may end of it, and ctx with it
 	f.record()
 	f.Reject(refusal(err))
 	f.recordClose(0, 0, cause, err)
+}
+
+// declined ends a flow that was not even tried, because the gate or the route has no place for it, and reports whether err
+// says so.
+func (f *visit) declined(err error) bool {
+	d := policy.Decision{Verdict: policy.Deny, Reason: "limit", Rule: "builtin:dials"}
+	var by *Declined
+	switch {
+	case errors.As(err, &by):
+		d.Reason, d.Rule = by.Reason, by.Rule
+	case !errors.Is(err, errDials):
+		return false
+	}
+	f.refuse(d)
+	return true
 }
 
 // abandoned ends a flow whose client gave up while we dialled.

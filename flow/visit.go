@@ -38,6 +38,9 @@ type visit struct {
 	// dialed is the route that the upstream was opened on, empty before.
 	dialed string
 
+	// by is who carries the flow, where that is not weir itself: the tunnel's client.
+	by string
+
 	// settled says that the address alone decided: no claim can change the verdict.
 	settled bool
 
@@ -164,7 +167,7 @@ func (f *visit) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, positive(f.DialTimeout, DefaultDialTimeout))
 	defer cancel()
 	f.dialed = f.decision.Route
-	return f.Routes[f.decision.Route].DialContext(ctx, f.Network, f.dst.String())
+	return f.travel(ctx, f.Routes[f.decision.Route])
 }
 
 var errDials = errors.New("too many dials in flight")

@@ -37,34 +37,66 @@ type carrier interface {
 	Carried(n int)
 }
 
-// hostSocket returns the kernel socket behind v, nil when there is none, and what counts the bytes moved.
-func hostSocket(v any) (*net.TCPConn, func(int)) {
-	switch v := v.(type) {
-	case *net.TCPConn:
-		return v, func(int) {}
-	case carrier:
-		if host, ok := v.NetConn().(*net.TCPConn); ok {
-			return host, v.Carried
-		}
+// socketed is a connection whose bytes a kernel socket carries as they are, without being the socket: a flow that another
+// process carries on. What an end of the socket's stream means only the connection knows (relay.Socketed).
+type socketed interface {
+	net.Conn
+	SyscallConn() (syscall.RawConn, error)
+	Ended(err error) error
+}
+
+// hostEnd is the other end of a connection: conn is the one with the kernel socket raw.
+type hostEnd struct {
+	conn    net.Conn
+	raw     syscall.RawConn
+	ended   func(error) error // what the end or the error of the socket means
+	carried func(int)         // counts bytes that were moved past conn
+}
+
+// hostError is what the host's socket met, as against what happened to the connection here.
+type hostError struct{ error }
+
+// verdict returns what err means, which may be a [hostError].
+func (h *hostEnd) verdict(err error) error {
+	if met, ok := err.(hostError); ok {
+		return h.ended(met.error)
 	}
-	return nil, nil
+	return err
+}
+
+// hostSocket returns the kernel socket behind v, nil when there is none. Where it cannot be had any more, raw is nil.
+func hostSocket(v any) *hostEnd {
+	h := &hostEnd{carried: func(int) {}}
+	if c, ok := v.(carrier); ok {
+		h.carried, v = c.Carried, c.NetConn()
+	}
+	switch c := v.(type) {
+	case *net.TCPConn:
+		h.conn, h.ended = c, func(err error) error { return err }
+		h.raw, _ = c.SyscallConn()
+	case socketed:
+		h.conn, h.ended = c, c.Ended
+		h.raw, _ = c.SyscallConn()
+	default:
+		return nil
+	}
+	return h
 }
 
 // attach makes host the socket that hangup wakes up. A successful attach is followed by detach.
-func (c *tcpConn) attach(host *net.TCPConn) (syscall.RawConn, error) {
-	raw, err := host.SyscallConn()
-	if err != nil {
-		return nil, err
+func (c *tcpConn) attach(host *hostEnd) error {
+	if host.raw == nil {
+		return net.ErrClosed
 	}
 	c.hostMu.Lock()
-	c.host = host
+	c.host = host.conn
 	c.hostUsers++
 	c.hostMu.Unlock()
 	if err := c.failure(); err != nil { // after host is set: a hangup from here on wakes it up
 		c.detach()
-		return nil, err
+		return err
 	}
-	return raw, nil
+	return nil
 }
 
 // detach lets go of the host: a direction that carries no longer has nobody to wake, and the deadline of a hangup would
@@ -89,17 +121,16 @@ func (c *tcpConn) rouse(err error, clear func(time.Time) error) error {
 }
 
 // WriteTo implements io.WriterTo: it carries the client's bytes to w until the end of the client's stream. When w is, or
-// stands for, a *net.TCPConn, they go from the receive queue to its socket by writev, and stay in the queue until the
+// stands for, one with a kernel socket, they go from the receive queue to its socket by writev, and stay in the queue until the
 // socket has taken them, so that a slow reader closes the client's window. The read deadline holds between bytes.
 func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	host, carried := hostSocket(w)
+	host := hostSocket(w)
 	if host == nil {
 		return c.copyTo(w)
 	}
-	raw, err := c.attach(host)
-	if err != nil {
+	if err := c.attach(host); err != nil {
 		return 0, c.opError("splice", err)
 	}
 	defer c.detach()
@@ -112,14 +143,15 @@ func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
 	}
 	for {
 		n = 0
-		if err := raw.Write(write); err != nil {
-			werr = c.rouse(err, host.SetWriteDeadline)
+		if err := host.raw.Write(write); err != nil {
+			werr = c.rouse(err, host.conn.SetWriteDeadline)
 			if werr == nil {
 				continue
 			}
 		}
 		total += int64(n)
-		carried(n)
+		host.carried(n)
+		werr = host.verdict(werr)
 		switch {
 		case werr == io.EOF:
 			return total, nil
@@ -156,7 +188,7 @@ func (c *tcpConn) writeHost(fd int) (int, error) {
 		return 0, err
 	}
 	if err != nil {
-		return 0, os.NewSyscallError("writev", err)
+		return 0, hostError{os.NewSyscallError("writev", err)}
 	}
 	rest := discarder(n)
 	if res, _ := c.ep.Read(&rest, tcpip.ReadOptions{}); res.Count != n {

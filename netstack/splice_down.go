@@ -8,16 +8,15 @@ import (
 )
 
 // ReadFrom implements io.ReaderFrom: it carries r's bytes to the client until the end of r's stream. When r is, or
-// stands for, a *net.TCPConn, large amounts are read from its socket straight into the endpoint's send queue.
+// stands for, one with a kernel socket, large amounts are read from its socket straight into the endpoint's send queue.
 func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	host, carried := hostSocket(r)
+	host := hostSocket(r)
 	if host == nil {
 		return c.copyFrom(r)
 	}
-	raw, err := c.attach(host)
-	if err != nil {
+	if err := c.attach(host); err != nil {
 		return 0, c.opError("splice", err)
 	}
 	defer c.detach()
@@ -26,14 +25,15 @@ func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
 	var total int64
 	for {
 		d.n, d.err = 0, nil
-		if err := raw.Read(read); err != nil {
-			d.err = c.rouse(err, host.SetReadDeadline)
+		if err := host.raw.Read(read); err != nil {
+			d.err = c.rouse(err, host.conn.SetReadDeadline)
 			if d.err == nil {
 				continue
 			}
 		}
 		total += int64(d.n)
-		carried(d.n)
+		host.carried(d.n)
+		d.err = host.verdict(d.err)
 		switch {
 		case d.err == io.EOF:
 			return total, nil
@@ -69,7 +69,7 @@ func (d *hostReader) read(fd uintptr) bool {
 			p := hostPayload{fd: int(fd), size: size}
 			d.n, d.err = d.conn.enqueue(&p)
 			if p.err != nil {
-				d.err = p.err
+				d.err = hostError{p.err}
 			}
 			return true
 		}
@@ -90,9 +90,9 @@ func (d *hostReader) readSmall(fd int) bool {
 	case err == unix.EAGAIN:
 		return false
 	case err != nil:
-		d.err = os.NewSyscallError("read", err)
+		d.err = hostError{os.NewSyscallError("read", err)}
 	case n == 0:
-		d.err = io.EOF
+		d.err = hostError{io.EOF}
 	default:
 		d.bulk = n == len(buf)
 		d.n, d.err = d.conn.writeAll(buf[:n])

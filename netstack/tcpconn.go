@@ -49,7 +49,7 @@ type tcpConn struct {
 	// host is the kernel socket that fast paths, hostUsers of them, are waiting for; a hangup wakes it up when the endpoint
 	// dies, and says so in hup.
 	hostMu    sync.Mutex
-	host      *net.TCPConn
+	host      net.Conn
 	hostUsers int
 	hup       atomic.Bool
 }

@@ -91,6 +91,15 @@ func (e *Error) Unwrap() error {
 	return nil
 }
 
+// Lost reports whether the tunnel itself has ended, and not what is beyond it.
+func (e *Error) Lost() bool {
+	switch e.Code {
+	case Lost, Draining, Revoked, Superseded:
+		return true
+	}
+	return false
+}
+
 // CodeOf returns the code that tells the other side about err: OK for nil, Internal for what it does not know.
 func CodeOf(err error) Code {
 	var e *Error

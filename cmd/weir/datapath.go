@@ -25,6 +25,8 @@ import (
 	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
+	"github.com/weir-dev/weir/tunnel"
+	"github.com/weir-dev/weir/tunnel/handoff"
 )
 
 // dataPathName is argv[0] of the data path.
@@ -51,7 +53,8 @@ type dataPathConfig struct {
 	// Host is set for a container of the host's; nil for a sandbox.
 	Host *hostGuest
 
-	// Files names the descriptors that come along, by position: link, dial, errands, owners, events, host-port:N, publish:N.
+	// Files names the descriptors that come along, by position: link, dial, edge, errands, owners, events, host-port:N,
+	// publish:N. Without an edge there is no tunnel.
 	Files []string
 }
 
@@ -94,6 +97,7 @@ type dataPath struct {
 
 	errands *errands
 	owners  *owners
+	edge    tunnel.Opener // nil where there is no tunnel
 
 	// doors are those of the sandbox by the name that events have for them; listenDNS opens the resolver's sockets on the
 	// i-th gateway address.
@@ -161,7 +165,7 @@ func (d *dataPath) open(files []*os.File) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
-	for _, step := range []func() error{d.openErrands, d.openPolicy, d.openEvents, d.openDoors, d.openResolver, d.openGate} {
+	for _, step := range []func() error{d.openErrands, d.openEdge, d.openPolicy, d.openEvents, d.openDoors, d.openResolver, d.openGate} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -231,6 +235,20 @@ func (d *dataPath) openErrands() (err error) {
 	return err
 }
 
+// openEdge takes over the socket of the edge process.
+func (d *dataPath) openEdge() error {
+	f := d.file("edge")
+	if f == nil {
+		return nil
+	}
+	conn, err := handoff.NewConn(f)
+	if err != nil {
+		return err
+	}
+	d.edge = conn
+	return nil
+}
+
 func (d *dataPath) openPolicy() (err error) {
 	d.policy, err = d.cfg.Policy.make(d.cfg.Search)
 	if err == nil && d.cfg.Host != nil {
@@ -284,7 +302,7 @@ func (d *dataPath) openGate() error {
 		told = nil
 	}
 	out := newDirect(d.cfg.Policy.HostPorts, told)
-	d.room.openGate(d.cfg.Door, out)
+	d.room.openGate(d.cfg.Door, out, d.edge)
 	d.gate.Process = d.owners.find
 	if d.cfg.Host != nil {
 		out.Control = d.cfg.Host.markSockets

@@ -26,7 +26,7 @@ const (
 func hostCommands(g *globals) []*cobra.Command {
 	return []*cobra.Command{
 		newRunCommand(g), newReadCommand(), newDoctorCommand(g), newDemoCommand(g), newBenchCommand(g),
-		newWrapCommand(), newUnwrapCommand(), newTProxyCommand(g),
+		newWrapCommand(), newUnwrapCommand(), newTProxyCommand(g), newKeysCommand(),
 	}
 }
 

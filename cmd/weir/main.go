@@ -20,7 +20,10 @@ func main() {
 func Main(args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
-	err := root.Execute()
+	err := tokenInArgs(args)
+	if err == nil {
+		err = root.Execute()
+	}
 	if err != nil && err.Error() != "" {
 		u := newUI(os.Stderr)
 		if plain, _ := root.PersistentFlags().GetBool("no-color"); plain {

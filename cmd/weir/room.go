@@ -12,6 +12,7 @@ import (
 	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/resolver"
+	"github.com/weir-dev/weir/tunnel"
 )
 
 // room is where the flows of one sandbox or container are judged: its policy, its names and its gate, which belong together
@@ -46,13 +47,19 @@ func (r *room) openResolver(upstream resolver.Upstream, ipv6 bool, local map[str
 	}
 }
 
-// openGate builds the gate; what only some doors have is set afterwards.
-func (r *room) openGate(door string, out flow.Dialer) {
+// openGate builds the gate; what only some doors have is set afterwards. A nil edge is no way out: flows for it are denied.
+func (r *room) openGate(door string, out flow.Dialer, edge tunnel.Opener) {
+	routes := map[string]flow.Dialer{"direct": out}
+	for _, route := range r.policy.Routes() {
+		if via, ok := isTunnel(route); ok && edge != nil {
+			routes[route] = &tunnelRoute{edge, via}
+		}
+	}
 	r.gate = &flow.Gate{
 		App: r.app, Sandbox: r.sandbox, Door: door,
 		Policy: r.policy,
 		Names:  flow.Names{Recall: r.memory.Recall, Confirm: r.confirm, Hold: r.memory.Hold},
-		Routes: map[string]flow.Dialer{"direct": out},
+		Routes: routes,
 		DNS:    r.watchDNS, Events: r.events,
 	}
 }

@@ -163,25 +163,10 @@ func ownDirs() ([]string, error) {
 		}
 		dirs = append(dirs, filepath.Join(dir, "weir"))
 	}
+	if os.Geteuid() == 0 {
+		dirs = append(dirs, filepath.Dir(systemKeys))
+	}
 	return dirs, nil
-}
-
-// stateDir is where events and first-seen names are kept.
-func stateDir() (string, error) {
-	dir, err := xdgDir("XDG_STATE_HOME", ".local/state")
-	return filepath.Join(dir, "weir"), err
-}
-
-// xdgDir resolves a directory of the XDG base directory specification; relative values are ignored as it demands.
-func xdgDir(variable, below string) (string, error) {
-	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
-		return dir, nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", hint(fmt.Errorf("find home: %w", err), "HOME=/path/to/home weir run ...")
-	}
-	return filepath.Join(home, below), nil
 }
 
 // parseShares reads --share HOST[:INSIDE][:ro].

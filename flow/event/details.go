@@ -26,6 +26,9 @@ type Connect struct {
 	// Route is "direct", "tunnel" or "tunnel:NAME".
 	Route string
 
+	// Client is who carries the flow on such a tunnel, as SPACE/NAME; empty on other routes, and where nobody does.
+	Client string
+
 	// Verdict is "allow", "deny" or "would-deny". When it is empty the line has no such field (weir read).
 	Verdict string
 
@@ -59,11 +62,11 @@ type Process struct {
 }
 
 // Close is the end of a flow that was carried. It repeats what names the flow, so that a line can be read alone and a
-// [Report] needs no memory of open flows: Hostname, Dst, Protocol, Route and Verdict are those of the flow's [Connect].
+// [Report] needs no memory of open flows: Hostname, Dst, Protocol, Route, Client and Verdict are those of the flow's [Connect].
 type Close struct {
-	Hostname                 string
-	Dst                      netip.AddrPort
-	Protocol, Route, Verdict string
+	Hostname                         string
+	Dst                              netip.AddrPort
+	Protocol, Route, Client, Verdict string
 
 	// BytesSent went from the sandbox to the network, BytesReceived came back; payload octets.
 	BytesSent, BytesReceived uint64
@@ -92,8 +95,8 @@ type DNSQuery struct {
 	RCode   string
 	Answers []string
 
-	// Route, Verdict, Rule and Reason are as in [Connect].
-	Route, Verdict, Rule, Reason string
+	// Route, Client, Verdict, Rule and Reason are as in [Connect]; Client is who answered.
+	Route, Client, Verdict, Rule, Reason string
 
 	// Duration is from the question's arrival to its answer.
 	Duration time.Duration
@@ -163,15 +166,17 @@ func (*Alert) Kind() Kind        { return KindAlert }
 func (*Dropped) Kind() Kind      { return KindDropped }
 
 func (c *Connect) size() int {
-	n := len(c.Hostname) + len(c.SNI) + len(c.HTTPHost) + len(c.Rule) + sizeOf(c.Names) + sizeOf(c.ALPN)
+	n := len(c.Hostname) + len(c.SNI) + len(c.HTTPHost) + len(c.Client) + len(c.Rule) + sizeOf(c.Names) + sizeOf(c.ALPN)
 	if c.Process != nil {
 		n += len(c.Process.Exe) + sizeOf(c.Process.Args)
 	}
 	return n
 }
 
-func (c *Close) size() int        { return len(c.Hostname) + len(c.Route) + len(c.Error) }
-func (d *DNSQuery) size() int     { return len(d.Hostname) + len(d.Rule) + sizeOf(d.Answers) }
+func (c *Close) size() int { return len(c.Hostname) + len(c.Route) + len(c.Client) + len(c.Error) }
+func (d *DNSQuery) size() int {
+	return len(d.Hostname) + len(d.Client) + len(d.Rule) + sizeOf(d.Answers)
+}
 func (s *SandboxStart) size() int { return sizeOf(s.Command) + len(s.Policy) }
 func (s *SandboxExit) size() int  { return sizeOf(s.Command) + len(s.Policy) }
 func (a *Alert) size() int        { return len(a.What) + len(a.Subject) }

@@ -57,7 +57,7 @@ func (c *Connect) AppendJSON(b []byte) []byte {
 	b = appendEndpoint(b, "dest", c.Dst)
 	b = appendEndpoint(b, "src", c.Src)
 	b = appendField(b, "protocol", c.Protocol)
-	b = appendField(b, "route", c.Route)
+	b = appendRoute(b, c.Route, c.Client)
 	if c.Verdict != "" {
 		b = appendField(b, "verdict", c.Verdict)
 	}
@@ -85,7 +85,7 @@ func (c *Close) AppendJSON(b []byte) []byte {
 	b = appendField(append(b, '{'), "hostname", c.Hostname)
 	b = appendEndpoint(b, "dest", c.Dst)
 	b = appendField(b, "protocol", c.Protocol)
-	b = appendField(b, "route", c.Route)
+	b = appendRoute(b, c.Route, c.Client)
 	if c.Verdict != "" {
 		b = appendField(b, "verdict", c.Verdict)
 	}
@@ -108,7 +108,7 @@ func (d *DNSQuery) AppendJSON(b []byte) []byte {
 	b = appendField(b, "server", d.Server)
 	b = appendField(b, "rcode", d.RCode)
 	b = appendList(b, "answers", d.Answers, maxAnswer)
-	b = appendField(b, "route", d.Route)
+	b = appendRoute(b, d.Route, d.Client)
 	if d.Verdict != "" {
 		b = appendField(b, "verdict", d.Verdict)
 	}
@@ -171,6 +171,15 @@ func appendSandbox(b []byte, s *SandboxStart) []byte {
 func appendField(b []byte, name, value string) []byte {
 	b = appendName(b, name)
 	return appendString(b, value, maxString)
+}
+
+// appendRoute appends the route, and who carries it where somebody does.
+func appendRoute(b []byte, route, client string) []byte {
+	b = appendField(b, "route", route)
+	if client != "" {
+		b = appendField(b, "client", client)
+	}
+	return b
 }
 
 func appendUint(b []byte, name string, n uint64) []byte {

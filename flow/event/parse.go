@@ -28,6 +28,7 @@ type wireDetails struct {
 	SrcPort    uint16   `json:"src_port"`
 	Protocol   string   `json:"protocol"`
 	Route      string   `json:"route"`
+	Client     string   `json:"client"`
 	Verdict    string   `json:"verdict"`
 	Rule       string   `json:"rule"`
 	Reason     string   `json:"reason"`
@@ -106,12 +107,12 @@ func (d *wireDetails) details(k Kind) (Details, error) {
 	case KindConnect:
 		return d.connect(dst)
 	case KindClose:
-		return &Close{Hostname: d.Hostname, Dst: dst, Protocol: d.Protocol, Route: d.Route, Verdict: d.Verdict,
+		return &Close{Hostname: d.Hostname, Dst: dst, Protocol: d.Protocol, Route: d.Route, Client: d.Client, Verdict: d.Verdict,
 			BytesSent: d.BytesSent, BytesReceived: d.BytesReceived, Duration: took, Close: d.Close,
 			Rule: d.Rule, Reason: d.Reason, Error: d.Error}, nil
 	case KindDNSQuery:
 		return &DNSQuery{Hostname: d.Hostname, QType: d.QType, Server: d.Server, RCode: d.RCode, Answers: d.Answers,
-			Route: d.Route, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Duration: took}, nil
+			Route: d.Route, Client: d.Client, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Duration: took}, nil
 	case KindSandboxStart:
 		return &SandboxStart{Command: d.Command, Door: d.Door, Link: d.Link, Policy: d.Policy, Mode: d.Mode, Held: d.Held}, nil
 	case KindSandboxExit:
@@ -134,7 +135,7 @@ func (d *wireDetails) connect(dst netip.AddrPort) (Details, error) {
 		return nil, err
 	}
 	c := &Connect{Hostname: d.Hostname, NameSource: d.NameSource, Names: d.Names, Dst: dst, Src: src, Protocol: d.Protocol,
-		Route: d.Route, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Door: d.Door, SNI: d.SNI, HTTPHost: d.HTTPHost,
+		Route: d.Route, Client: d.Client, Verdict: d.Verdict, Rule: d.Rule, Reason: d.Reason, Door: d.Door, SNI: d.SNI, HTTPHost: d.HTTPHost,
 		ALPN: d.ALPN, ECH: d.ECH, Inbound: d.Direction == "in"}
 	if d.Process != nil {
 		c.Process = &Process{PID: d.Process.PID, Exe: d.Process.Exe, Args: d.Process.Args}

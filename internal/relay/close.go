@@ -24,6 +24,8 @@ func abort(c net.Conn) {
 func causeOf(err error) Cause {
 	var ne net.Error
 	switch {
+	case IsLost(err):
+		return TunnelLost
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return Rst
 	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, os.ErrDeadlineExceeded):
@@ -34,6 +36,13 @@ func causeOf(err error) Cause {
 		return Timeout
 	}
 	return Error
+}
+
+// IsLost reports whether err says that not the far end broke, but what led there: the tunnel that carried the connection.
+// Such an error has a method Lost() bool.
+func IsLost(err error) bool {
+	var lost interface{ Lost() bool }
+	return errors.As(err, &lost) && lost.Lost()
 }
 
 // isClosed says whether err is what an operation on a connection closed on this side returns.

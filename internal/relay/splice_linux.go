@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +24,7 @@ var spliceBuffers = sync.Pool{New: func() any { return new([spliceBuffer]byte) }
 //
 // The frames below run are few and small: a goroutine keeps the largest stack it ever had, and an idle flow has two.
 type splicer struct {
-	in, out syscall.RawConn
+	in, out *stream
 	taken   *atomic.Int64
 	err     error // what ended the direction
 
@@ -41,17 +40,9 @@ type splicer struct {
 
 // newSplicer returns what carries src to dst, nil when they are not both kernel sockets.
 func newSplicer(dst, src net.Conn, n *atomic.Int64) *splicer {
-	to, ok := dst.(*net.TCPConn)
-	if !ok {
+	s := &splicer{in: streamOf(src), out: streamOf(dst), taken: n}
+	if s.in == nil || s.out == nil {
 		return nil
-	}
-	from, ok := src.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	s := &splicer{taken: n}
-	if s.in, s.err = from.SyscallConn(); s.err == nil {
-		s.out, s.err = to.SyscallConn()
 	}
 	s.read, s.write = s.readOnce, s.writeOnce
 	return s
@@ -60,9 +51,9 @@ func newSplicer(dst, src net.Conn, n *atomic.Int64) *splicer {
 // run carries until the end of the source's stream.
 func (s *splicer) run() error {
 	for s.err == nil {
-		s.finish(s.in.Read(s.read))
+		s.finish(s.in, s.in.raw.Read(s.read))
 		if s.err == nil {
-			s.finish(s.out.Write(s.write))
+			s.finish(s.out, s.out.raw.Write(s.write))
 		}
 	}
 	s.free()
@@ -123,10 +114,13 @@ func (s *splicer) adapt() {
 	}
 }
 
-// finish keeps why the destination could not be waited for.
-func (s *splicer) finish(err error) {
+// finish keeps what a side met, or why it could not be waited for, in the words of its connection.
+func (s *splicer) finish(side *stream, err error) {
 	if s.err == nil {
 		s.err = err
+	}
+	if s.err != nil {
+		s.err = side.ended(s.err)
 	}
 }
 

@@ -50,7 +50,7 @@ func (s *Store) NewToken(r TokenRequest) (Token, error) {
 	err := s.update(func(st *state, now time.Time) error {
 		open := 0
 		for _, t := range st.registry.Tokens {
-			if t.Used.IsZero() && now.Before(t.Expires) {
+			if t.usable(now) {
 				open++
 			}
 		}
@@ -80,6 +80,29 @@ func (s *Store) Clients() ([]Record, error) {
 		r := *c
 		r.Key, r.Issued = bytes.Clone(c.Key), slices.Clone(c.Issued)
 		list = append(list, r)
+	}
+	return list, nil
+}
+
+// Waiting is what may be known of a token that can still be used.
+type Waiting struct {
+	ID      string    `json:"id"`
+	Space   string    `json:"space"`
+	Client  string    `json:"client,omitempty"`
+	Expires time.Time `json:"expires"`
+}
+
+// Waiting returns the tokens that can still be used.
+func (s *Store) Waiting() ([]Waiting, error) {
+	st, err := s.load()
+	if err != nil {
+		return nil, fmt.Errorf("list tokens: %w", err)
+	}
+	var list []Waiting
+	for _, t := range st.registry.Tokens {
+		if t.usable(s.now()) {
+			list = append(list, Waiting{t.ID, t.Space, t.Client, t.Expires})
+		}
 	}
 	return list, nil
 }

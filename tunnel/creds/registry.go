@@ -67,6 +67,8 @@ type tokenRecord struct {
 	Used    time.Time `json:"used,omitzero"`
 }
 
+func (t *tokenRecord) usable(now time.Time) bool { return t.Used.IsZero() && now.Before(t.Expires) }
+
 // registry is the file of clients and tokens.
 type registry struct {
 	Version int            `json:"version"`

@@ -28,8 +28,7 @@ type Datagrams struct {
 	dropped atomic.Uint64
 	closed  atomic.Bool
 
-	mu  sync.Mutex
-	why *tunnel.Error // how the flow ended; nil before
+	why atomic.Pointer[tunnel.Error] // how the flow ended; nil before
 
 	list [][]byte // of ReceiveBatch
 	rest []byte   // the batch that Receive is in the middle of
@@ -61,6 +60,9 @@ func (d *Datagrams) Send(datagram []byte) error { return d.SendBatch([][]byte{da
 
 // SendBatch implements [tunnel.Batched]: what there is no room for is lost and counted.
 func (d *Datagrams) SendBatch(datagrams [][]byte) error {
+	if why := d.why.Load(); why != nil {
+		return why
+	}
 	buf := batchBuffers.Get().(*[maxBatch]byte)
 	defer batchBuffers.Put(buf)
 	b, count := buf[:0], 0
@@ -107,10 +109,8 @@ func (d *Datagrams) send(b []byte, datagrams int) error {
 
 // over is how the flow ended, nil while the edge's word is still to be received.
 func (d *Datagrams) over() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.why != nil {
-		return d.why
+	if why := d.why.Load(); why != nil {
+		return why
 	}
 	select {
 	case <-d.conn.done:
@@ -214,9 +214,7 @@ func (d *Datagrams) message(b []byte) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case end != nil:
-		d.mu.Lock()
-		d.why = end
-		d.mu.Unlock()
+		d.why.Store(end)
 		return nil, end
 	}
 	d.largest.Store(int64(largest))
@@ -226,11 +224,9 @@ func (d *Datagrams) message(b []byte) ([]byte, error) {
 // failure is what err of the socket says of the flow. The word about its end comes by the same socket: an end without one
 // means that the edge has gone.
 func (d *Datagrams) failure(err error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case d.why != nil:
-		return d.why
+	switch why := d.why.Load(); {
+	case why != nil:
+		return why
 	case d.closed.Load():
 		return net.ErrClosed
 	case isTimeout(err):

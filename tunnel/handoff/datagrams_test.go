@@ -30,7 +30,10 @@ func newFakeDatagrams() *fakeDatagrams {
 }
 
 func (f *fakeDatagrams) Send(b []byte) error {
-	f.sent <- bytes.Clone(b)
+	select {
+	case f.sent <- bytes.Clone(b):
+	case <-f.closed:
+	}
 	return nil
 }
 
@@ -82,7 +85,7 @@ func (f batchedDatagrams) ReceiveBatch(take func([][]byte) error) error {
 
 func (e *edge) openDatagrams(t *testing.T, c *fakeClient, d tunnel.Datagrams) *Datagrams {
 	t.Helper()
-	c.datagrams = func(context.Context, tunnel.Open) (tunnel.Datagrams, error) { return d, nil }
+	c.onDatagrams(func(context.Context, tunnel.Open) (tunnel.Datagrams, error) { return d, nil })
 	flow, err := e.OpenDatagrams(t.Context(), tunnel.Open{Network: "udp", Addr: destination})
 	if err != nil {
 		t.Fatal(err)
@@ -191,11 +194,12 @@ func TestDatagramsThatNobodyReads(t *testing.T) {
 	for e.counters.DatagramsDropped.Load() == 0 {
 		f.come <- big
 	}
-	go func() { // let the flow end
-		for range f.sent {
-		}
-	}()
-	t.Cleanup(func() { close(f.sent) })
 	d.Close()
-	<-f.closed
+	for { // let the flow end
+		select {
+		case <-f.sent:
+		case <-f.closed:
+			return
+		}
+	}
 }

@@ -28,21 +28,49 @@ var (
 
 // fakeClient is the other end of all flows.
 type fakeClient struct {
+	mu        sync.Mutex
 	stream    func(ctx context.Context, o tunnel.Open) (tunnel.Stream, error)
 	datagrams func(ctx context.Context, o tunnel.Open) (tunnel.Datagrams, error)
 	query     func(ctx context.Context, q tunnel.Query) ([]byte, error)
 }
 
+func (c *fakeClient) onStream(f func(context.Context, tunnel.Open) (tunnel.Stream, error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stream = f
+}
+
+func (c *fakeClient) onDatagrams(f func(context.Context, tunnel.Open) (tunnel.Datagrams, error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.datagrams = f
+}
+
+func (c *fakeClient) onQuery(f func(context.Context, tunnel.Query) ([]byte, error)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.query = f
+}
+
 func (c *fakeClient) OpenStream(ctx context.Context, o tunnel.Open) (tunnel.Stream, error) {
-	return c.stream(ctx, o)
+	c.mu.Lock()
+	f := c.stream
+	c.mu.Unlock()
+	return f(ctx, o)
 }
 
 func (c *fakeClient) OpenDatagrams(ctx context.Context, o tunnel.Open) (tunnel.Datagrams, error) {
-	return c.datagrams(ctx, o)
+	c.mu.Lock()
+	f := c.datagrams
+	c.mu.Unlock()
+	return f(ctx, o)
 }
 
 func (c *fakeClient) Query(ctx context.Context, q tunnel.Query) ([]byte, tunnel.Identity, error) {
-	answer, err := c.query(ctx, q)
+	c.mu.Lock()
+	f := c.query
+	c.mu.Unlock()
+	answer, err := f(ctx, q)
 	return answer, client, err
 }
 
@@ -162,7 +190,7 @@ func (e *edge) open(t *testing.T, c *fakeClient) (*Stream, *fakeStream, *testnet
 	t.Helper()
 	near, far := testnet.Pair()
 	edgeEnd := newFakeStream(near)
-	c.stream = func(context.Context, tunnel.Open) (tunnel.Stream, error) { return edgeEnd, nil }
+	c.onStream(func(context.Context, tunnel.Open) (tunnel.Stream, error) { return edgeEnd, nil })
 	s, err := e.OpenStream(t.Context(), tunnel.Open{Network: "tcp", Addr: destination})
 	if err != nil {
 		t.Fatal(err)

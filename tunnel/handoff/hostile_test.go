@@ -97,7 +97,7 @@ func TestBounds(t *testing.T) {
 	for { // its end is known on the other side a moment later
 		near, far := testnet.Pair()
 		defer far.Close()
-		c.stream = func(context.Context, tunnel.Open) (tunnel.Stream, error) { return newFakeStream(near), nil }
+		c.onStream(func(context.Context, tunnel.Open) (tunnel.Stream, error) { return newFakeStream(near), nil })
 		s, err := e.OpenStream(t.Context(), tunnel.Open{Addr: destination})
 		if err == nil {
 			defer s.Close()
@@ -109,11 +109,11 @@ func TestBounds(t *testing.T) {
 	}
 	waits := make(chan struct{})
 	asked := make(chan struct{}, 3)
-	c.query = func(context.Context, tunnel.Query) ([]byte, error) {
+	c.onQuery(func(context.Context, tunnel.Query) ([]byte, error) {
 		asked <- struct{}{}
 		<-waits
 		return nil, nil
-	}
+	})
 	for range 3 {
 		go e.Query(context.Background(), tunnel.Query{})
 	}

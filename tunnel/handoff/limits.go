@@ -9,7 +9,7 @@ import (
 
 // What one data path may hold at the edge, where [Options] say nothing else.
 const (
-	DefaultStreams   = 2048 // open TCP flows, as many as a gate lets a sandbox have
+	DefaultStreams   = 2048 // open TCP flows: half of what one client takes, so that one sandbox leaves room for another
 	DefaultDatagrams = 512  // open UDP flows
 	DefaultOpening   = 128  // opens and queries under way
 )

@@ -3,7 +3,6 @@
 package handoff
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -242,35 +241,60 @@ func (r *socketReader) readOnce(fd uintptr) bool {
 
 // down carries what the client sends.
 func (f *streamFlow) down() {
+	w := &dataPathWriter{sock: f.sock}
+	var err error
+	if from, ok := f.stream.(io.WriterTo); ok {
+		_, err = from.WriteTo(w)
+	} else {
+		err = carry(w, f.stream)
+	}
+	if w.failed {
+		f.gone()
+		return
+	}
+	f.downEnded(err)
+}
+
+// dataPathWriter remembers that the data path takes no more.
+type dataPathWriter struct {
+	sock   *net.UnixConn
+	failed bool
+}
+
+// Write implements io.Writer.
+func (w *dataPathWriter) Write(b []byte) (int, error) {
+	n, err := w.sock.Write(b)
+	w.failed = w.failed || err != nil
+	return n, err
+}
+
+// carry copies with a buffer that is small while little comes, until the end of r's stream, for which it returns nil.
+func carry(w io.Writer, r io.Reader) error {
 	small := make([]byte, smallBuffer)
 	for {
-		n, err := f.stream.Read(small)
-		if n > 0 && !f.write(small[:n]) {
-			return
+		full, err := carryOnce(w, r, small)
+		if full && err == nil {
+			err = carryBurst(w, r)
 		}
-		if err == nil && n == len(small) {
-			if err = f.burst(); err == errGaveUp {
-				return
-			}
+		if err == io.EOF {
+			return nil
 		}
 		if err != nil {
-			f.downEnded(err)
-			return
+			return err
 		}
 	}
 }
 
-// errGaveUp says that the socket takes no more.
-var errGaveUp = errors.New("the data path reads no more")
-
-// burst carries by a large buffer until a read leaves most of it empty.
-func (f *streamFlow) burst() error {
+// carryBurst carries by a large buffer until a read leaves most of it empty.
+func carryBurst(w io.Writer, r io.Reader) error {
 	buf := largeBuffers.Get().(*[largeBuffer]byte)
 	defer largeBuffers.Put(buf)
 	for {
-		n, err := f.stream.Read(buf[:])
-		if n > 0 && !f.write(buf[:n]) {
-			return errGaveUp
+		n, err := r.Read(buf[:])
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return werr
+			}
 		}
 		if err != nil || n < smallBuffer {
 			return err
@@ -278,14 +302,15 @@ func (f *streamFlow) burst() error {
 	}
 }
 
-// write gives b to the data path. It reports false when that has closed its end.
-func (f *streamFlow) write(b []byte) bool {
-	_, err := f.sock.Write(b)
-	if err == nil {
-		return true
+// carryOnce reports whether the buffer was filled.
+func carryOnce(w io.Writer, r io.Reader, b []byte) (full bool, err error) {
+	n, err := r.Read(b)
+	if n > 0 {
+		if _, werr := w.Write(b[:n]); werr != nil {
+			return false, werr
+		}
 	}
-	f.gone()
-	return false
+	return n == len(b), err
 }
 
 // gone is what a data path that reads no more means: the flow's end, unless it said that it closes.
@@ -299,14 +324,14 @@ func (f *streamFlow) gone() {
 	}
 }
 
-// downEnded is the end of what the client sends.
+// downEnded is the end of what the client sends: nil for a FIN.
 func (f *streamFlow) downEnded(err error) {
 	f.mu.Lock()
 	dropped := f.dropped
 	f.mu.Unlock()
 	switch {
 	case dropped:
-	case err == io.EOF:
+	case err == nil:
 		f.s.tell(&message{kind: kindEnd, id: f.id, code: tunnel.OK})
 		f.sock.CloseWrite()
 	default:

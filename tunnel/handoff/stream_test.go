@@ -25,15 +25,15 @@ var destination = netip.MustParseAddrPort("10.0.1.50:5432")
 
 // TestOpen: the client is asked for what the data path wants, in the name of whom the edge knows, and its answer comes back.
 func TestOpen(t *testing.T) {
-	var got tunnel.Open
+	got := make(chan tunnel.Open, 1)
 	c := &fakeClient{}
 	e := newEdge(t, c, Options{}, true)
 	near, far := testnet.Pair()
 	defer far.Close()
-	c.stream = func(_ context.Context, o tunnel.Open) (tunnel.Stream, error) {
-		got = o
+	c.onStream(func(_ context.Context, o tunnel.Open) (tunnel.Stream, error) {
+		got <- o
 		return newFakeStream(near), nil
-	}
+	})
 	asked := tunnel.Open{Owner: tunnel.Owner{Space: "another", App: "liar"}, Flow: "7f3a9c-12", Network: "tcp", Addr: destination, Names: []string{"db.example", "x.example"}, Via: "laptop"}
 	s, err := e.OpenStream(t.Context(), asked)
 	if err != nil {
@@ -41,14 +41,14 @@ func TestOpen(t *testing.T) {
 	}
 	defer s.Close()
 	asked.Owner = me
-	if !reflect.DeepEqual(got, asked) {
+	if got := <-got; !reflect.DeepEqual(got, asked) {
 		t.Errorf("the client was asked for %+v, want %+v", got, asked)
 	}
 	if s.By() != client {
 		t.Errorf("carried by %v", s.By())
 	}
 	for code := tunnel.Reset; code <= tunnel.Internal; code++ {
-		c.stream = func(context.Context, tunnel.Open) (tunnel.Stream, error) { return nil, tunnel.Errorf(code, "rule 3") }
+		c.onStream(func(context.Context, tunnel.Open) (tunnel.Stream, error) { return nil, tunnel.Errorf(code, "rule 3") })
 		_, err := e.OpenStream(t.Context(), asked)
 		var te *tunnel.Error
 		if !errors.As(err, &te) || te.Code != code || te.Text != "rule 3" {
@@ -62,12 +62,12 @@ func TestGiveUp(t *testing.T) {
 	c := &fakeClient{}
 	e := newEdge(t, c, Options{}, true)
 	asked, gone := make(chan struct{}), make(chan struct{})
-	c.stream = func(ctx context.Context, _ tunnel.Open) (tunnel.Stream, error) {
+	c.onStream(func(ctx context.Context, _ tunnel.Open) (tunnel.Stream, error) {
 		close(asked)
 		<-ctx.Done()
 		close(gone)
 		return nil, ctx.Err()
-	}
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-asked; cancel() }()
 	if _, err := e.OpenStream(ctx, tunnel.Open{Addr: destination}); !errors.Is(err, context.Canceled) {

@@ -1,0 +1,154 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/tunnel"
+)
+
+// tunnelRoute carries flows to the user's machine by way of the edge process. It is the route "tunnel", or "tunnel:NAME" where
+// via names the client.
+type tunnelRoute struct {
+	edge tunnel.Opener
+	via  string
+}
+
+// isTunnel reports whether a route of the policy leads through the tunnel, and to which client; "" is any.
+func isTunnel(route string) (via string, ok bool) {
+	if route == "tunnel" {
+		return "", true
+	}
+	return strings.CutPrefix(route, "tunnel:")
+}
+
+// DialContext implements flow.Dialer, for a flow of which nothing more is known.
+func (r *tunnelRoute) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	conn, _, err := r.DialFlow(ctx, flow.Trip{Network: network, Dst: at})
+	return conn, err
+}
+
+// DialFlow implements flow.Carrier. What comes back is the word of the client, or of the edge where there is none.
+func (r *tunnelRoute) DialFlow(ctx context.Context, t flow.Trip) (net.Conn, string, error) {
+	o := tunnel.Open{Flow: t.Flow, Network: t.Network, Addr: t.Dst, Names: t.Names[:min(len(t.Names), tunnel.MaxNames)], Via: r.via}
+	switch t.Network {
+	case "tcp":
+		s, err := r.edge.OpenStream(ctx, o)
+		if err != nil {
+			return nil, "", declined(err)
+		}
+		return s, s.By().String(), nil
+	case "udp":
+		d, err := r.edge.OpenDatagrams(ctx, o)
+		if err != nil {
+			return nil, "", declined(err)
+		}
+		conn, err := newTunnelDatagrams(d)
+		return conn, d.By().String(), err
+	}
+	return nil, "", &flow.Declined{Reason: "no-tunnel", Rule: "builtin:tunnel-" + t.Network, Err: errors.New("the tunnel carries tcp and udp")}
+}
+
+// declined tells apart what a client's network has answered from what nobody was asked for.
+func declined(err error) error {
+	switch tunnel.CodeOf(err) {
+	case tunnel.NoClient, tunnel.Draining, tunnel.Revoked, tunnel.Superseded:
+		return &flow.Declined{Reason: "no-tunnel", Rule: "builtin:tunnel", Err: err}
+	case tunnel.Limit:
+		return &flow.Declined{Reason: "limit", Rule: "builtin:tunnel", Err: err}
+	}
+	return err
+}
+
+// maxTunnelDatagram is the largest datagram that the tunnel takes, in octets: one of UDP over IPv4.
+const maxTunnelDatagram = 65507
+
+// edgeDatagrams is what a flow of the edge process is.
+type edgeDatagrams interface {
+	tunnel.Batched
+	SetReadDeadline(t time.Time) error
+}
+
+// tunnelDatagrams is a UDP flow of the tunnel as a connection of which one Read or Write is a datagram.
+type tunnelDatagrams struct{ edgeDatagrams }
+
+var (
+	_ flow.BatchUpstream = tunnelDatagrams{}
+	_ flow.Limited       = tunnelDatagrams{}
+)
+
+func newTunnelDatagrams(d tunnel.Datagrams) (net.Conn, error) {
+	e, ok := d.(edgeDatagrams)
+	if !ok {
+		d.Close()
+		return nil, errors.New("the tunnel's datagrams come one by one")
+	}
+	return tunnelDatagrams{e}, nil
+}
+
+// Read implements net.Conn.
+func (d tunnelDatagrams) Read(b []byte) (int, error) { return d.edgeDatagrams.Receive(b) }
+
+// Write implements net.Conn.
+func (d tunnelDatagrams) Write(b []byte) (int, error) {
+	if len(b) > maxTunnelDatagram {
+		return 0, syscall.EMSGSIZE
+	}
+	if err := d.edgeDatagrams.Send(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Send implements flow.BatchUpstream. The edge never lets anybody wait: what it has no room for is lost.
+func (d tunnelDatagrams) Send(datagrams [][]byte, _ bool) (n int, octets int64, err error) {
+	for start := 0; start < len(datagrams); start = n {
+		for n = start; n < len(datagrams) && len(datagrams[n]) <= maxTunnelDatagram; n++ {
+			octets += int64(len(datagrams[n]))
+		}
+		if n > start {
+			if err := d.SendBatch(datagrams[start:n]); err != nil {
+				return start, octets, err
+			}
+		}
+		if n < len(datagrams) {
+			n++ // longer than any that the far end could send
+		}
+	}
+	return n, octets, nil
+}
+
+// Receive implements flow.BatchUpstream.
+func (d tunnelDatagrams) Receive(f func(datagrams [][]byte) error) error { return d.ReceiveBatch(f) }
+
+// SetDeadline implements net.Conn. A Write never waits.
+func (d tunnelDatagrams) SetDeadline(t time.Time) error { return d.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (d tunnelDatagrams) SetWriteDeadline(time.Time) error { return nil }
+
+// LocalAddr implements net.Conn: the flow has no address here.
+func (d tunnelDatagrams) LocalAddr() net.Addr { return tunnelAddr{} }
+
+// RemoteAddr implements net.Conn.
+func (d tunnelDatagrams) RemoteAddr() net.Addr { return tunnelAddr{} }
+
+type tunnelAddr struct{}
+
+// Network implements net.Addr.
+func (tunnelAddr) Network() string { return "tunnel" }
+
+// String implements net.Addr.
+func (tunnelAddr) String() string { return "tunnel" }

@@ -1,0 +1,260 @@
+package edge
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"context"
+
+	"github.com/weir-dev/weir/tunnel"
+)
+
+const (
+	// udpPerSecond is how many octets of datagrams the sandboxes of one space may send in a second, together: datagrams go
+	// before streams in QUIC's packets, so a flood would starve them. Those that send share it equally.
+	udpPerSecond = 192 << 20
+
+	// udpBurst is how many octets a sandbox may send at once.
+	udpBurst = 4 << 20
+
+	// udpActive is for how long a sandbox that sent counts as one that sends.
+	udpActive = 250 * time.Millisecond
+)
+
+// udpShares has the budgets of all spaces.
+type udpShares struct {
+	mu     sync.Mutex
+	spaces map[string]*udpSpace
+}
+
+// udpSpace knows who sends.
+type udpSpace struct {
+	mu     sync.Mutex
+	sent   map[*udpShare]time.Time
+	active int
+	looked time.Time
+}
+
+// udpShare is one sandbox's.
+type udpShare struct {
+	of *udpSpace
+
+	mu     sync.Mutex
+	tokens float64 // octets
+	filled time.Time
+}
+
+func (u *udpShares) share(space string) *udpShare {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.spaces[space]
+	if s == nil {
+		if u.spaces == nil {
+			u.spaces = map[string]*udpSpace{}
+		}
+		s = &udpSpace{sent: map[*udpShare]time.Time{}}
+		u.spaces[space] = s
+	}
+	return &udpShare{of: s, tokens: udpBurst, filled: time.Now()}
+}
+
+// senders notes that share sends, and says how many do.
+func (s *udpSpace) senders(share *udpShare, now time.Time) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.sent[share]; !known {
+		s.active++
+	}
+	s.sent[share] = now
+	if now.Sub(s.looked) > udpActive/4 {
+		s.looked = now
+		for o, at := range s.sent {
+			if now.Sub(at) > udpActive {
+				delete(s.sent, o)
+			}
+		}
+		s.active = len(s.sent)
+	}
+	return s.active
+}
+
+// allow says how many of the datagrams there is a budget for, from the first on.
+func (u *udpShare) allow(datagrams [][]byte) int {
+	now := time.Now()
+	perSecond := float64(udpPerSecond) / float64(u.of.senders(u, now))
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.tokens = min(udpBurst, u.tokens+perSecond*now.Sub(u.filled).Seconds())
+	u.filled = now
+	for i, d := range datagrams {
+		cost := float64(len(d) + udpOverhead)
+		if u.tokens < cost {
+			return i
+		}
+		u.tokens -= cost
+	}
+	return len(datagrams)
+}
+
+// udpOverhead is what a datagram costs beside its octets: an empty one is a packet, too.
+const udpOverhead = 64
+
+// rehomeFor is how long a UDP flow waits for its client's next session: as long as that keeps the flow's socket.
+const rehomeFor = 10 * time.Second
+
+// rehomed is a UDP flow that outlives the session it began on. What is sent meanwhile is lost, as on any network.
+type rehomed struct {
+	s      *Sandbox
+	open   tunnel.Open
+	by     tunnel.Identity
+	ctx    context.Context // until Close
+	cancel context.CancelFunc
+	moving atomic.Bool // there is no session now
+
+	mu     sync.Mutex
+	d      tunnel.Datagrams
+	closed bool
+}
+
+var _ tunnel.Batched = (*rehomed)(nil)
+
+func newRehomed(s *Sandbox, o tunnel.Open, d tunnel.Datagrams) *rehomed {
+	r := &rehomed{s: s, open: o, by: d.By(), d: d}
+	r.open.Via = r.by.Client // another client would send from another address
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+func (r *rehomed) current() tunnel.Datagrams {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.d
+}
+
+// By implements tunnel.Datagrams.
+func (r *rehomed) By() tunnel.Identity { return r.by }
+
+// MaxDatagram implements tunnel.Datagrams.
+func (r *rehomed) MaxDatagram() int { return r.current().MaxDatagram() }
+
+// Close implements tunnel.Datagrams.
+func (r *rehomed) Close() error {
+	r.mu.Lock()
+	d := r.d
+	r.closed = true
+	r.mu.Unlock()
+	r.cancel()
+	return d.Close()
+}
+
+// Send implements tunnel.Datagrams.
+func (r *rehomed) Send(b []byte) error { return r.SendBatch([][]byte{b}) }
+
+// SendBatch implements tunnel.Batched.
+func (r *rehomed) SendBatch(datagrams [][]byte) error {
+	n := r.s.udp.allow(datagrams)
+	if n < len(datagrams) {
+		r.s.edge.counters.UDPLimited.Add(uint64(len(datagrams) - n))
+	}
+	if n == 0 || r.moving.Load() {
+		return nil
+	}
+	d := r.current()
+	var err error
+	if b, ok := d.(tunnel.Batched); ok {
+		err = b.SendBatch(datagrams[:n])
+	} else {
+		for i := 0; i < n && err == nil; i++ {
+			err = d.Send(datagrams[i])
+		}
+	}
+	if sessionEnded(err) {
+		return nil // who receives opens it anew, or says how it ended
+	}
+	return err
+}
+
+// sessionEnded reports whether a flow failed because its session did.
+func sessionEnded(err error) bool { return err != nil && elsewhere(err) }
+
+// Receive implements tunnel.Datagrams.
+func (r *rehomed) Receive(b []byte) (int, error) {
+	for {
+		d := r.current()
+		n, err := d.Receive(b)
+		if !sessionEnded(err) {
+			return n, err
+		}
+		if err := r.move(d, err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// ReceiveBatch implements tunnel.Batched.
+func (r *rehomed) ReceiveBatch(take func([][]byte) error) error {
+	for {
+		d := r.current()
+		err := receiveBatch(d, take)
+		if !sessionEnded(err) {
+			return err
+		}
+		if err := r.move(d, err); err != nil {
+			return err
+		}
+	}
+}
+
+func receiveBatch(d tunnel.Datagrams, take func([][]byte) error) error {
+	if b, ok := d.(tunnel.Batched); ok {
+		return b.ReceiveBatch(take)
+	}
+	buf := make([]byte, 65507)
+	for {
+		n, err := d.Receive(buf)
+		if err == nil {
+			err = take([][]byte{buf[:n]})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// move opens the flow on the client's next session. When that does not come it returns why the flow has ended.
+func (r *rehomed) move(old tunnel.Datagrams, why error) error {
+	if tunnel.CodeOf(why) == tunnel.Revoked {
+		return why
+	}
+	r.moving.Store(true)
+	defer r.moving.Store(false)
+	old.Close()
+	ctx, cancel := context.WithTimeout(r.ctx, rehomeFor)
+	defer cancel()
+	var d tunnel.Datagrams
+	err := error(tunnel.Errorf(tunnel.NoClient, ""))
+	for err != nil && ctx.Err() == nil && elsewhere(err) {
+		d, err = r.s.openDatagrams(ctx, r.open)
+	}
+	if err != nil {
+		if r.ctx.Err() != nil {
+			return net.ErrClosed
+		}
+		if errors.Is(err, context.DeadlineExceeded) || elsewhere(err) {
+			return why
+		}
+		return err
+	}
+	r.s.edge.counters.Rehomed.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		d.Close()
+		return net.ErrClosed
+	}
+	r.d = d
+	return nil
+}
