@@ -10,7 +10,7 @@ export CGO_ENABLED ?= 0
 .PHONY: help build client clients install test gauntlet kill9 race fuzz lint vuln bench soak scale demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/weir
 	$(GO) build -trimpath -ldflags="-s -w" -o $(BIN) ./cmd/weir
@@ -36,6 +36,9 @@ gauntlet: build ## attack weir through each door and print what it holds (TOOL=w
 
 kill9: ## kill weir KILLS times (100) under a thousand flows
 	KILLS=$(or $(KILLS),100) $(GO) test ./tests -count=1 -run TestKill9 -v
+
+tunnel-faults: ## run the tunnel through loss, delay, holes, rebinding, kills (some minutes; ONLY=REGEXP picks tests)
+	WEIR_LONG=1 $(GO) test ./tests/tunnel -count=1 -timeout 60m -run '$(ONLY)' -v
 
 race: ## run all tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...

@@ -72,6 +72,7 @@ var edges = []struct{ from, to, why string }{
 	{"tunnel/client", "tunnel/websocket", "where UDP is blocked"},
 	{"tunnel/client", "tunnel/localdns", "the user's own names"},
 	{"tunnel/client", "flow/policy", "rules of the client are spelled as those of a sandbox are"},
+	{"tunnel/client", "flow/event", "what happens on the user's machine is told in the words of the event log"},
 	{"tunnel/client", "internal/guard", "addresses that need an explicit word"},
 	{"tunnel/client", "internal/hostname", "names are normalised as rules are"},
 	{"tunnel/websocket", "internal/batch", "the edge's listener is reached by a socket of its own for each session, many packets at a time"},

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -37,7 +35,7 @@ func (Disk) Open(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|openNonblock, 0o600)
 }
 
 // Rotate implements [Files].
@@ -142,14 +140,12 @@ func (l *file) acquire(n int64) (int64, error) {
 // lock takes the flock, waiting for other writers until the output expires.
 func (l *file) lock() error {
 	for pause := lockRetry; ; pause = min(2*pause, lockRetryMax) {
-		err := unix.Flock(int(l.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		busy, err := tryLock(l.f)
 		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
+		case err != nil:
 			return fmt.Errorf("lock %s: %w", l.path, err)
+		case !busy:
+			return nil
 		}
 		if l.expired() {
 			return fmt.Errorf("lock %s: %w", l.path, os.ErrDeadlineExceeded)
@@ -158,7 +154,7 @@ func (l *file) lock() error {
 	}
 }
 
-func (l *file) unlock() { _ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN) }
+func (l *file) unlock() { unlock(l.f) }
 
 // inspect returns the size of the open file and whether path still names it.
 func (l *file) inspect() (size int64, current bool, err error) {

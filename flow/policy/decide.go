@@ -60,7 +60,7 @@ func (j *judge) enforce() Decision {
 		return Decision{Reason: ReasonGuard, Rule: builtinGuard, Settled: true}
 	}
 	w := j.witnesses()
-	j.closed = j.private && w.best == nil
+	j.closed = j.private && w.best == nil && !j.p.near
 	if e := j.denied(); e != nil {
 		return Decision{Reason: ReasonRule, Rule: e.label, Settled: true}
 	}
@@ -217,7 +217,7 @@ func (j *judge) refuse(reason, rule string) Decision {
 
 // mayAsk reports whether an allowed name could permit such a flow.
 func (j *judge) mayAsk() bool {
-	if j.private {
+	if j.private && !j.p.near {
 		return j.m.claimsPrivate.has(j.k)
 	}
 	return j.m.claims.has(j.k)

@@ -94,7 +94,8 @@ func (p *Policy) expansion(n string) bool {
 // AnswerAllowed says whether an address may stand in an answer to a question for the name (the one that was asked, not
 // a member of its CNAME chain). Guarded addresses never may. Private ones may for names that are not public, and for
 // public names with an address rule that opens them or a rule with exactly that name and explicit ports. The reason of
-// a refusal is rebinding. It is the same in both modes.
+// a refusal is rebinding. It is the same in both modes. With [Config.PrivateByName] private addresses always may, and guarded
+// ones that a rule opens.
 func (p *Policy) AnswerAllowed(name string, addr netip.Addr) (ok bool, reason string) {
 	m := p.active.Load()
 	n := hostname.Owner(strings.ToLower(strings.TrimSuffix(name, ".")))
@@ -114,8 +115,8 @@ func (p *Policy) answerable(m *matcher, name string, addr netip.Addr) bool {
 	class, bits := p.special(addr)
 	switch {
 	case class.Guarded():
-		return false
-	case class != guard.Private || localName(name):
+		return p.near && m.allow.addr(addr, class, bits, key{any: true}) != nil
+	case class != guard.Private || localName(name) || p.near:
 		return true
 	}
 	k := key{any: true}

@@ -27,6 +27,12 @@ type Config struct {
 	File        *File    // nil = none
 	App         string   // the app whose part of File applies; "" = only its defaults
 
+	// More are rules from elsewhere, parsed already.
+	More []Rule
+	// PrivateByName makes private addresses ordinary where names lead to them, and in audit mode: on a user's own machine, whose
+	// own resolver gave the answer, they are what a tunnel is for.
+	PrivateByName bool
+
 	// Route is the default route; "" = what the file says for the app, else DefaultRoute.
 	Route string
 
@@ -51,6 +57,7 @@ type Policy struct {
 	hostAddrs func() []netip.Addr
 	gateway   []netip.Addr
 	search    []string
+	near      bool                    // Config.PrivateByName
 	active    atomic.Pointer[matcher] // with the install rules until InstallDone, then after
 	after     *matcher
 }
@@ -62,7 +69,7 @@ func New(c Config) (*Policy, error) {
 	if c.File != nil && c.App != "" && !c.File.Knows(c.App) {
 		return nil, unknownApp(c.File, c.App)
 	}
-	p := &Policy{hostAddrs: c.HostAddrs, gateway: c.Gateway, search: searchDomains(c.Search)}
+	p := &Policy{hostAddrs: c.HostAddrs, gateway: c.Gateway, search: searchDomains(c.Search), near: c.PrivateByName}
 	if p.route = firstOf(c.Route, app.Route, DefaultRoute); p.route == c.Route {
 		if msg, fix := checkRoute(c.Route); msg != "" {
 			return nil, &Error{Msg: msg, Fix: strings.Replace(fix, "via ", "", 1)}
@@ -160,7 +167,7 @@ func collect(c Config, app App) (rules, install []Rule, err error) {
 	if len(errs) > 0 {
 		return nil, nil, errs
 	}
-	return rules, app.InstallAllow, nil
+	return append(rules, c.More...), app.InstallAllow, nil
 }
 
 // hostPorts returns the allows that --host-port stands for.

@@ -17,7 +17,7 @@ type witness struct {
 // witnesses looks up the names of evidence and the claim.
 func (j *judge) witnesses() witness {
 	k := j.k
-	k.route, k.private = j.q.Route, j.private
+	k.route, k.private = j.q.Route, j.private && !j.p.near
 	w := witness{all: true}
 	for _, n := range j.q.Asked {
 		e := j.m.allow.name(hostname.Owner(n), k)
@@ -81,7 +81,7 @@ func (j *judge) otherPort() bool {
 	if j.byAddr == nil && j.m.allow.addr(j.addr, j.class, j.bits, k) != nil {
 		return true
 	}
-	k.route, k.private = j.q.Route, j.private
+	k.route, k.private = j.q.Route, j.private && !j.p.near
 	for _, n := range j.q.Asked {
 		if j.m.allow.name(hostname.Owner(n), k) != nil {
 			return true
