@@ -109,7 +109,7 @@ func (f *visit) carryDatagrams(ctx context.Context, client net.Conn, u *upward, 
 	upstream := u.to
 	if f.isDNS() && f.DNS != nil {
 		f.sent() // whoever has ended needs no answer
-		up, down, err := f.DNS(ctx, f.Network, f.dst, client, upstream)
+		up, down, err := f.DNS(ctx, f.dnsServer(), client, upstream)
 		f.recordClose(up, down, closeOf(ctx, err), err)
 		return
 	}

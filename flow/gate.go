@@ -49,7 +49,14 @@ var ErrNotDNS = errors.New("not dns")
 
 // DNSWatch carries a flow to a DNS server that the program chose itself: questions are judged and recorded one by one.
 // It returns when either side ends, with the octets carried each way; both connections stay the caller's.
-type DNSWatch func(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error)
+type DNSWatch func(ctx context.Context, to DNSServer, client, upstream net.Conn) (up, down int64, err error)
+
+// DNSServer is where such a flow goes.
+type DNSServer struct {
+	Network   string // "tcp" or "udp"
+	Addr      netip.AddrPort
+	Route, By string // by which route, and who carries the flow there
+}
 
 // Gate judges and carries the flows of one sandbox: it is the one [Handler] behind every door. Fields are set before
 // the first Handle and not changed afterwards.

@@ -194,8 +194,12 @@ func (f *visit) watchDNS(ctx context.Context, client, upstream net.Conn) {
 		return
 	}
 	f.record()
-	up, down, err := f.DNS(ctx, f.Network, f.dst, client, upstream)
+	up, down, err := f.DNS(ctx, f.dnsServer(), client, upstream)
 	f.recordClose(up, down, closeOf(ctx, err), err)
+}
+
+func (f *visit) dnsServer() DNSServer {
+	return DNSServer{Network: f.Network, Addr: f.dst, Route: f.dialed, By: f.by}
 }
 
 // late judges a claim that came after the flow was judged.

@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/miekg/dns"
@@ -14,6 +15,7 @@ type outcome struct {
 	msg     *dns.Msg // never nil
 	verdict Verdict
 	trace   trace // what was learned
+	by      string
 }
 
 func (o outcome) blocked() bool { return !o.verdict.Allow }
@@ -65,7 +67,7 @@ func (s *Server) note(q dns.Question, server string, out outcome, start time.Tim
 	s.record(Query{
 		Hostname: nameOf(q.Name).full, Qtype: typeName(q.Qtype), Server: server, Rcode: rcodeName(out.msg.Rcode),
 		Answers: answersOf(out.msg), Verdict: out.verdict.String(), Rule: out.verdict.Rule, Reason: out.verdict.Reason,
-		Confirm: confirm, Duration: time.Since(start),
+		Route: out.verdict.Route, Client: out.by, Confirm: confirm, Duration: time.Since(start),
 	})
 }
 
@@ -95,7 +97,7 @@ func (s *Server) resolve(ctx context.Context, q *dns.Msg) outcome {
 		}
 		return outcome{msg: blocked(q), verdict: v}
 	}
-	if question.Qtype == dns.TypeAAAA && !s.IPv6 {
+	if question.Qtype == dns.TypeAAAA && (!s.IPv6 || v.NoIPv6) {
 		return outcome{msg: stub.Reply(q, dns.RcodeSuccess), verdict: v}
 	}
 	if v = s.charge(name, q, v, 0); !v.Allow {
@@ -103,14 +105,41 @@ func (s *Server) resolve(ctx context.Context, q *dns.Msg) outcome {
 	}
 	ctx, cancel := context.WithTimeout(ctx, MaxAnswer)
 	defer cancel()
-	up, err := s.Upstream.Exchange(ctx, stub.Ask(q))
+	up, by, err := s.exchange(ctx, v.Route, stub.Ask(q))
 	if err != nil {
-		s.counters.servfail.Add(1)
-		s.debug("ask upstream", err)
-		failed := explain(stub.Reply(q, dns.RcodeServerFailure), dns.ExtendedErrorCodeNoReachableAuthority, "")
-		return outcome{msg: failed, verdict: v}
+		return s.failed(q, v, err)
 	}
-	return s.accept(q, name, relay(q, up), v)
+	out := s.accept(q, name, relay(q, up), v)
+	out.by = by
+	return out
+}
+
+// exchange asks the upstream of a route.
+func (s *Server) exchange(ctx context.Context, route string, q *dns.Msg) (answer *dns.Msg, by string, err error) {
+	up := s.Upstream
+	if route != "" && route != s.route() {
+		if up = s.Upstreams[route]; up == nil {
+			return nil, "", &Unavailable{Reason: "no-tunnel", Rule: "builtin:route", Err: errNoRoute}
+		}
+	}
+	if a, ok := up.(Attributed); ok {
+		return a.ExchangeBy(ctx, q)
+	}
+	answer, err = up.Exchange(ctx, q)
+	return answer, "", err
+}
+
+var errNoRoute = errors.New("the route is not there")
+
+// failed is the answer to a question to which none came.
+func (s *Server) failed(q *dns.Msg, v Verdict, err error) outcome {
+	s.counters.servfail.Add(1)
+	s.debug("ask upstream", err)
+	var none *Unavailable
+	if errors.As(err, &none) {
+		v.Allow, v.WouldDeny, v.Rule, v.Reason = false, false, none.Rule, none.Reason
+	}
+	return outcome{msg: explain(stub.Reply(q, dns.RcodeServerFailure), dns.ExtendedErrorCodeNoReachableAuthority, ""), verdict: v}
 }
 
 // judge asks the policy. A name that no rule can be written for passes in audit only.
@@ -130,20 +159,21 @@ func (s *Server) accept(q *dns.Msg, name asked, r *dns.Msg, v Verdict) outcome {
 	if t.tooLong {
 		s.counters.chainTooLong.Add(1)
 		if s.Enforce {
-			return outcome{msg: stub.Reply(q, dns.RcodeServerFailure), verdict: Verdict{Rule: "builtin:chain", Reason: "limit"}}
+			return outcome{msg: stub.Reply(q, dns.RcodeServerFailure), verdict: Verdict{Rule: "builtin:chain", Reason: "limit", Route: v.Route}}
 		}
 	}
 	if s.DecideChain != nil && len(t.chain) > 0 {
 		switch c := s.DecideChain(t.chain); {
 		case !c.Allow:
 			s.counters.blocked.Add(1)
+			c.Route = v.Route
 			return outcome{msg: blocked(q), verdict: c}
 		case c.WouldDeny && !v.WouldDeny:
-			v = c
+			v.Allow, v.WouldDeny, v.Rule, v.Reason = c.Allow, c.WouldDeny, c.Rule, c.Reason
 		}
 	}
 	before := len(t.addrs)
-	f := s.filter(name.judged, r)
+	f := s.filter(name.judged, r, s.IPv6 && !v.NoIPv6)
 	if f.changed {
 		r.AuthenticatedData = false
 		t = traceAnswer(q.Question[0].Name, r.Answer)
@@ -154,7 +184,7 @@ func (s *Server) accept(q *dns.Msg, name asked, r *dns.Msg, v Verdict) outcome {
 		v.Allow = len(t.addrs) > 0 || before == 0
 	}
 	if !name.odd && !t.tooLong && s.Memory != nil {
-		s.Memory.Learn(s.route(), name.judged, t.chain, t.addrs, t.ttl)
+		s.Memory.Learn(s.routeOf(v), name.judged, t.chain, t.addrs, t.ttl)
 	}
 	return outcome{msg: r, verdict: v, trace: t}
 }

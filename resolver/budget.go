@@ -216,7 +216,8 @@ func (s *Server) charge(name asked, q *dns.Msg, v Verdict, extra int) Verdict {
 	if alert {
 		s.alert(subject)
 	}
-	return Verdict{Allow: !s.Enforce, WouldDeny: !s.Enforce, Rule: over, Reason: "limit"}
+	v.Allow, v.WouldDeny, v.Rule, v.Reason = !s.Enforce, !s.Enforce, over, "limit"
+	return v
 }
 
 // chargeDenied counts a question that the policy keeps, and returns the verdict that is left of v.
@@ -229,7 +230,7 @@ func (s *Server) chargeDenied(v Verdict) Verdict {
 	if alert {
 		s.alert(subject)
 	}
-	return Verdict{Rule: over, Reason: "limit"}
+	return Verdict{Rule: over, Reason: "limit", Route: v.Route}
 }
 
 func (s *Server) alert(subject string) {

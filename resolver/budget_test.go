@@ -229,7 +229,7 @@ func TestBudgetOfConfirm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, up, _ := budgeted(t)
 		for i := range BudgetQuestions + 10 {
-			s.Confirm(t.Context(), fmt.Sprintf("n%d.leak.example", i), addrs("192.0.2.1")[0])
+			s.Confirm(t.Context(), "direct", fmt.Sprintf("n%d.leak.example", i), addrs("192.0.2.1")[0])
 			if i%BudgetRate == 0 {
 				time.Sleep(time.Second)
 			}

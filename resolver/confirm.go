@@ -23,8 +23,8 @@ type confirms struct {
 }
 
 type confirmKey struct {
-	name  string
-	qtype uint16
+	route, name string
+	qtype       uint16
 }
 
 type confirmation struct {
@@ -32,17 +32,17 @@ type confirmation struct {
 	addrs []netip.Addr
 }
 
-// Confirm asks the own upstream once for name, A or AAAA after addr's family, and reports whether addr is among the
+// Confirm asks the route's own upstream once for name, A or AAAA after addr's family, and reports whether addr is among the
 // addresses it may have. The question goes the way of one that the sandbox asked: a name or an answer that the policy does
-// not let through confirms nothing, and what the answer binds is evidence from then on. Flows that ask the same share one
+// not let through, or asks by another route, confirms nothing, and what the answer binds is evidence from then on. Flows that ask the same share one
 // question; beyond [MaxConfirms] at one time nothing is confirmed. Confirm returns false when ctx ends first.
-func (s *Server) Confirm(ctx context.Context, name string, addr netip.Addr) bool {
+func (s *Server) Confirm(ctx context.Context, route, name string, addr netip.Addr) bool {
 	name, err := hostname.Normalize(name)
 	if err != nil || !addr.IsValid() {
 		return false
 	}
 	addr = plain(addr)
-	k := confirmKey{name, dns.TypeA}
+	k := confirmKey{route, name, dns.TypeA}
 	if addr.Is6() {
 		k.qtype = dns.TypeAAAA
 	}
@@ -91,7 +91,7 @@ func (s *Server) confirm(ctx context.Context, k confirmKey, c *confirmation) {
 	start := time.Now()
 	out := s.resolve(ctx, q)
 	s.note(q.Question[0], "", out, start, true)
-	if !out.blocked() {
+	if !out.blocked() && s.routeOf(out.verdict) == k.route {
 		c.addrs = out.trace.addrs
 	}
 	s.confirms.mu.Lock()

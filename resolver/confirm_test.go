@@ -36,7 +36,7 @@ func TestConfirm(t *testing.T) {
 			up := &spy{Upstream: world}
 			s, rec := enforcing(up)
 			a := netip.MustParseAddr(c.addr)
-			if got := s.Confirm(t.Context(), c.host, a); got != c.want {
+			if got := s.Confirm(t.Context(), "direct", c.host, a); got != c.want {
 				t.Errorf("Confirm = %v", got)
 			}
 			if got := up.asked(); !slices.Equal(got, c.asks) {
@@ -66,7 +66,7 @@ func TestConfirmIsSharedAndBounded(t *testing.T) {
 		var flows sync.WaitGroup
 		for range 10 {
 			flows.Go(func() {
-				if !s.Confirm(t.Context(), "api.test", netip.MustParseAddr("192.0.2.1")) {
+				if !s.Confirm(t.Context(), "direct", "api.test", netip.MustParseAddr("192.0.2.1")) {
 					t.Error("not confirmed")
 				}
 			})
@@ -76,15 +76,15 @@ func TestConfirmIsSharedAndBounded(t *testing.T) {
 			t.Errorf("asked %d times", n)
 		}
 		for i := range MaxConfirms - 1 {
-			flows.Go(func() { s.Confirm(t.Context(), "n"+itoa(i)+".example", netip.MustParseAddr("192.0.2.1")) })
+			flows.Go(func() { s.Confirm(t.Context(), "direct", "n"+itoa(i)+".example", netip.MustParseAddr("192.0.2.1")) })
 		}
 		synctest.Wait()
-		if s.Confirm(t.Context(), "more.example", netip.MustParseAddr("192.0.2.1")) || s.Counters()["confirm-limited"] != 1 {
+		if s.Confirm(t.Context(), "direct", "more.example", netip.MustParseAddr("192.0.2.1")) || s.Counters()["confirm-limited"] != 1 {
 			t.Errorf("beyond the bound: %v", s.Counters())
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		flows.Go(func() {
-			if s.Confirm(ctx, "api.test", netip.MustParseAddr("192.0.2.1")) {
+			if s.Confirm(ctx, "direct", "api.test", netip.MustParseAddr("192.0.2.1")) {
 				t.Error("confirmed for a flow that is gone")
 			}
 		})
@@ -109,10 +109,10 @@ func TestConfirmOutlivesItsFirstFlow(t *testing.T) {
 		}))
 		var flows sync.WaitGroup
 		ctx, cancel := context.WithCancel(t.Context())
-		flows.Go(func() { s.Confirm(ctx, "api.test", netip.MustParseAddr("192.0.2.1")) })
+		flows.Go(func() { s.Confirm(ctx, "direct", "api.test", netip.MustParseAddr("192.0.2.1")) })
 		synctest.Wait()
 		flows.Go(func() {
-			if !s.Confirm(t.Context(), "api.test", netip.MustParseAddr("192.0.2.1")) {
+			if !s.Confirm(t.Context(), "direct", "api.test", netip.MustParseAddr("192.0.2.1")) {
 				t.Error("not confirmed")
 			}
 		})

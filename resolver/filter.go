@@ -13,12 +13,14 @@ type filtered struct {
 	addrs   int    // addresses that the name must not have
 	reason  string // why the first of them went
 	changed bool   // anything went at all: signatures over it no longer hold
+
+	ipv6 bool // IPv6 may stay
 }
 
 // filter takes out of every section of m the addresses that an answer for name must not carry, IPv6 where there is none,
 // and ECH keys. What is empty then stays: an answer with nothing left is NOERROR, not an error.
-func (s *Server) filter(name string, m *dns.Msg) filtered {
-	var f filtered
+func (s *Server) filter(name string, m *dns.Msg, ipv6 bool) filtered {
+	f := filtered{ipv6: ipv6}
 	touched := map[rrset]bool{}
 	for _, section := range []*[]dns.RR{&m.Answer, &m.Ns, &m.Extra} {
 		*section = slices.DeleteFunc(*section, func(rr dns.RR) bool {
@@ -66,7 +68,7 @@ func (s *Server) filterRR(name string, rr dns.RR, f *filtered) (drop, changed bo
 
 // keep asks the policy about one address.
 func (s *Server) keep(name string, addr netip.Addr, f *filtered) bool {
-	if addr.Is6() && !s.IPv6 {
+	if addr.Is6() && !f.ipv6 {
 		return false
 	}
 	if s.Answer == nil {

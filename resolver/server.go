@@ -29,12 +29,33 @@ type Upstream interface {
 	Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 }
 
+// Attributed is an [Upstream] that can say who has answered: the name of a tunnel's client.
+type Attributed interface {
+	Upstream
+	ExchangeBy(ctx context.Context, q *dns.Msg) (answer *dns.Msg, by string, err error)
+}
+
+// Unavailable is the error of an [Upstream] that has nobody to ask. The question is answered SERVFAIL and recorded as denied.
+type Unavailable struct {
+	Reason, Rule string // as in [Verdict]
+	Err          error  // why, for people
+}
+
+func (u *Unavailable) Error() string { return u.Reason + ": " + u.Err.Error() }
+
+// Unwrap returns Err.
+func (u *Unavailable) Unwrap() error { return u.Err }
+
 // Verdict is what the policy says of a name.
 type Verdict struct {
 	Allow     bool   // the question or answer may pass
 	WouldDeny bool   // it passes only because nothing is enforced
 	Rule      string // FILE:LINE, flag:N or builtin:NAME
 	Reason    string // a reason of the event log, "" when nothing is to be said
+
+	Route    string // by which to ask, whose evidence the answer is; "" is the Server's
+	Confined bool   // a server of the sandbox's own choice must not be asked by any other route either
+	NoIPv6   bool   // the route has no IPv6: AAAA is NODATA
 }
 
 // Query is one question and what became of it, for the event log.
@@ -45,6 +66,7 @@ type Query struct {
 	Rcode    string   // of the answer the sandbox got: "NOERROR", "NXDOMAIN"; "" when none came
 	Answers  []string // rdata the sandbox got, in presentation form, at most 32 of at most 255 octets; hostile text
 	Route    string
+	Client   string // who has answered, where the [Upstream] can say so
 	Verdict  string // "allow", "deny", "would-deny"
 	Rule     string
 	Reason   string
@@ -60,6 +82,10 @@ type Server struct {
 	Route    string  // the route that Upstream stands for, "direct" if empty
 	Enforce  bool    // what is not understood is denied; false (audit): it passes
 
+	// Upstreams are those of other routes that [Verdict].Route may name. A question for a route that is not there is answered
+	// SERVFAIL, never asked elsewhere.
+	Upstreams map[string]Upstream
+
 	// Decide judges a name in normal form, without leading _service._proto labels.
 	Decide func(name string, qtype uint16) Verdict
 	// DecideChain judges the CNAME chain members of an answer; only a deny has an effect. Nil allows.
@@ -74,7 +100,7 @@ type Server struct {
 	Alert func(domain string)
 
 	StripECH bool                    // take ech out of HTTPS and SVCB answers
-	IPv6     bool                    // false: AAAA is NODATA
+	IPv6     bool                    // false: AAAA is NODATA, by whatever route
 	Local    map[string][]netip.Addr // names in normal form that are answered here: host.weir.internal
 
 	Search []string // the search domains inside, in normal form, for [Query].Expansion
@@ -168,9 +194,19 @@ func (s *Server) route() string {
 	return s.Route
 }
 
+// routeOf is the route that v speaks of.
+func (s *Server) routeOf(v Verdict) string {
+	if v.Route == "" {
+		return s.route()
+	}
+	return v.Route
+}
+
 func (s *Server) record(q Query) {
 	if s.Record != nil {
-		q.Route = s.route()
+		if q.Route == "" {
+			q.Route = s.route()
+		}
 		s.Record(q)
 	}
 }

@@ -78,6 +78,7 @@ func (s *Server) localHost(reverse string) string {
 func (s *Server) local(q *dns.Msg, name asked, addrs []netip.Addr, rule string) outcome {
 	r := stub.Reply(q, dns.RcodeSuccess)
 	t := trace{}
+	v := Verdict{Allow: true, Rule: rule}
 	for _, a := range addrs {
 		if a.Is6() && !s.IPv6 {
 			continue
@@ -90,7 +91,8 @@ func (s *Server) local(q *dns.Msg, name asked, addrs []netip.Addr, rule string) 
 	if rule == ruleLocalhost {
 		t = trace{} // inside it is the sandbox's own loopback; a flow to that address would be one to the host's
 	} else if s.Memory != nil {
-		s.Memory.Learn(s.route(), name.judged, nil, t.addrs, 0)
+		v.Route = s.Decide(name.judged, q.Question[0].Qtype).Route
+		s.Memory.Learn(s.routeOf(v), name.judged, nil, t.addrs, 0)
 	}
-	return outcome{msg: r, verdict: Verdict{Allow: true, Rule: rule}, trace: t}
+	return outcome{msg: r, verdict: v, trace: t}
 }

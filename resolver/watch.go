@@ -35,8 +35,9 @@ var errFinished = errors.New("dns flow finished")
 type watch struct {
 	s                *Server
 	ctx              context.Context
-	server           string
-	packets          bool // UDP: one Read is one datagram
+	server, route    string
+	by               string // who carries the flow
+	packets          bool   // UDP: one Read is one datagram
 	client, upstream net.Conn
 	up, down         atomic.Int64
 	last             atomic.Int64 // when the last datagram passed, Unix nanoseconds
@@ -55,9 +56,16 @@ type pending struct {
 	start    time.Time
 }
 
+// Explicit is a flow to a DNS server that the sandbox chose itself.
+type Explicit struct {
+	Network string         // "udp" takes each Read for one datagram, "tcp" a stream of messages with their lengths before them
+	Server  netip.AddrPort // who is asked
+	Route   string         // by which
+	Client  string         // who carries the flow there, "" for nobody
+}
+
 // Watch carries one flow to a DNS server that the sandbox chose itself, such as 8.8.8.8:53, where a rule (or audit) allows
-// it. Network "udp" takes each Read for one datagram, "tcp" a stream of messages with their lengths before them, in any
-// split. Each question is judged like one to the own server: a blocked one is answered here with NXDOMAIN and never sent,
+// it. Messages come in any split. Each question is judged like one to the own server: a blocked one is answered here with NXDOMAIN and never sent,
 // all others pass byte for byte. Answers pass unchanged and are heard, never learned: they are no evidence. Each question
 // is recorded once, when its answer comes or the flow ends.
 //
@@ -66,10 +74,10 @@ type pending struct {
 // is nil when both sides have finished, or says which side failed. Watch also returns when ctx ends. up and down are the
 // bytes carried to and from the server. Watch half-closes but does not close: client and upstream stay the caller's, with
 // deadlines that have passed.
-func (s *Server) Watch(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error) {
+func (s *Server) Watch(ctx context.Context, to Explicit, client, upstream net.Conn) (up, down int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &watch{s: s, ctx: ctx, server: server.String(), packets: network == "udp", client: client, upstream: upstream}
+	w := &watch{s: s, ctx: ctx, server: to.Server.String(), route: to.Route, by: to.Client, packets: to.Network == "udp", client: client, upstream: upstream}
 	w.last.Store(time.Now().UnixNano())
 	defer w.forget()
 	unblock := func() {
@@ -144,7 +152,7 @@ func (w *watch) judge(raw []byte) (answer []byte, err error) {
 	name := nameOf(q.Question[0].Name)
 	v := Verdict{}
 	if v.Rule, v.Reason = w.s.never(name.full); v.Rule == "" {
-		v = w.s.judge(name, q.Question[0].Qtype)
+		v = w.confine(w.s.judge(name, q.Question[0].Qtype))
 	}
 	start := time.Now()
 	if v.Allow {
@@ -161,7 +169,7 @@ func (w *watch) judge(raw []byte) (answer []byte, err error) {
 	if v.Reason == "limit" {
 		r = refusedAnswer(q)
 	}
-	w.s.note(q.Question[0], w.server, outcome{msg: r, verdict: v}, start, false)
+	w.s.note(q.Question[0], w.server, w.outcome(r, v), start, false)
 	limit := dns.MaxMsgSize
 	if w.packets {
 		limit = udpSize(q)
@@ -169,10 +177,24 @@ func (w *watch) judge(raw []byte) (answer []byte, err error) {
 	return w.s.pack(q, r, limit), nil
 }
 
+// confine keeps a name that is for one route only from the servers of another.
+func (w *watch) confine(v Verdict) Verdict {
+	if v.Allow && v.Confined && w.s.routeOf(v) != w.route {
+		v.Allow, v.WouldDeny, v.Reason = false, false, "dns-blocked"
+	}
+	return v
+}
+
+// outcome is what became of a question on this flow.
+func (w *watch) outcome(r *dns.Msg, v Verdict) outcome {
+	v.Route = w.route
+	return outcome{msg: r, verdict: v, by: w.by}
+}
+
 // notDNS records a message that is no question and says whether that is the end.
 func (w *watch) notDNS() error {
 	w.s.counters.watchMalformed.Add(1)
-	q := Query{Server: w.server, Verdict: "would-deny", Rule: "builtin:dns", Reason: "malformed"}
+	q := Query{Server: w.server, Route: w.route, Client: w.by, Verdict: "would-deny", Rule: "builtin:dns", Reason: "malformed"}
 	if w.s.Enforce {
 		q.Verdict = "deny"
 	}
@@ -212,7 +234,7 @@ func (w *watch) hear(raw []byte) {
 		t := traceAnswer(r.Question[0].Name, r.Answer)
 		w.s.Memory.Hear(name.judged, t.chain, t.addrs, t.ttl)
 	}
-	w.s.note(p.question, w.server, outcome{msg: r, verdict: p.verdict}, p.start, false)
+	w.s.note(p.question, w.server, w.outcome(r, p.verdict), p.start, false)
 }
 
 // forget records the questions that were never answered.
@@ -227,7 +249,7 @@ func (w *watch) forget() {
 
 func (w *watch) unanswered(p pending) {
 	w.s.record(Query{
-		Hostname: nameOf(p.question.Name).full, Qtype: typeName(p.question.Qtype), Server: w.server,
+		Hostname: nameOf(p.question.Name).full, Qtype: typeName(p.question.Qtype), Server: w.server, Route: w.route, Client: w.by,
 		Verdict: p.verdict.String(), Rule: p.verdict.Rule, Reason: p.verdict.Reason, Duration: time.Since(p.start),
 	})
 }

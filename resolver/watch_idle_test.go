@@ -53,7 +53,7 @@ func TestWatchIdleCost(t *testing.T) {
 	start := func() {
 		client, inner := connected(t)
 		outer, server := connected(t)
-		done.Go(func() { s.Watch(ctx, "udp", google, inner, outer) })
+		done.Go(func() { s.Watch(ctx, Explicit{Network: "udp", Server: google, Route: "direct"}, inner, outer) })
 		client.Write(asked)
 		server.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if n, err := server.Read(make([]byte, 512)); n != len(asked) || err != nil {

@@ -78,7 +78,7 @@ func playTCP(s *Server, stream []byte, sizes ...int) (sent, answered []byte, err
 		client.chunks = append(client.chunks, bytes.Clone(stream[:n]))
 		stream = stream[n:]
 	}
-	_, _, err = s.Watch(context.Background(), "tcp", google, client, server)
+	_, _, err = s.Watch(context.Background(), Explicit{Network: "tcp", Server: google, Route: "direct"}, client, server)
 	return server.written(), client.written(), err
 }
 
@@ -204,7 +204,7 @@ func TestWatchTCPServerCannotOpenUp(t *testing.T) {
 			}
 			done := make(chan error)
 			go func() {
-				_, _, err := s.Watch(t.Context(), "tcp", google, halfCloser{inner}, server)
+				_, _, err := s.Watch(t.Context(), Explicit{Network: "tcp", Server: google, Route: "direct"}, halfCloser{inner}, server)
 				done <- err
 			}()
 			if got := make([]byte, len(says)); len(says) > 0 {
@@ -282,7 +282,7 @@ func TestWatchTCPHalfClose(t *testing.T) {
 	outer := dial(t, "tcp", server.String())
 	done := make(chan error)
 	go func() {
-		_, _, err := s.Watch(t.Context(), "tcp", server, inner, outer)
+		_, _, err := s.Watch(t.Context(), Explicit{Network: "tcp", Server: server, Route: "direct"}, inner, outer)
 		done <- err
 	}()
 	client.Write(framed(t, "api.test", "blocked.test", "www.example"))

@@ -31,12 +31,17 @@ type watched struct {
 
 func startWatch(t *testing.T, s *Server, network string) *watched {
 	t.Helper()
+	return startWatchTo(t, s, Explicit{Network: network, Server: google, Route: "direct"})
+}
+
+func startWatchTo(t *testing.T, s *Server, to Explicit) *watched {
+	t.Helper()
 	client, inner := net.Pipe()
 	outer, server := net.Pipe()
 	w := &watched{client: client, server: server, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
-		w.up, w.down, w.err = s.Watch(t.Context(), network, google, inner, outer)
+		w.up, w.down, w.err = s.Watch(t.Context(), to, inner, outer)
 		inner.Close()
 		outer.Close()
 	}()
@@ -238,7 +243,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error)
 			go func() {
-				_, _, err := s.Watch(ctx, network, google, inner, outer)
+				_, _, err := s.Watch(ctx, Explicit{Network: network, Server: google, Route: "direct"}, inner, outer)
 				done <- err
 			}()
 			synctest.Wait()

@@ -25,7 +25,6 @@ import (
 	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
-	"github.com/weir-dev/weir/tunnel"
 	"github.com/weir-dev/weir/tunnel/handoff"
 )
 
@@ -40,7 +39,8 @@ type dataPathConfig struct {
 	Command      []string
 	Door         string
 	Link         sandbox.LinkInfo
-	IPv6         bool
+	IPv6         bool // inside
+	HostIPv6     bool // of the host, and so of the direct route
 	Policy       policyConfig
 	EventsPath   string
 	Learn        bool
@@ -97,7 +97,6 @@ type dataPath struct {
 
 	errands *errands
 	owners  *owners
-	edge    tunnel.Opener // nil where there is no tunnel
 
 	// doors are those of the sandbox by the name that events have for them; listenDNS opens the resolver's sockets on the
 	// i-th gateway address.
@@ -157,7 +156,7 @@ func newDataPathAnswer(err error) dataPathAnswer {
 func (d *dataPath) open(files []*os.File) error {
 	runtime.GOMAXPROCS(processors(d.cfg.Door))
 	d.files = sortFiles(d.cfg.Files, files)
-	d.app, d.sandbox = d.cfg.App, d.cfg.Sandbox
+	d.app, d.sandbox, d.hostIPv6 = d.cfg.App, d.cfg.Sandbox, d.cfg.HostIPv6
 	d.log = newLogger(os.Stderr, d.cfg.LogLevel)
 	d.ui = &ui{w: os.Stderr, color: d.cfg.Color}
 	if d.cfg.Host != nil {
@@ -288,11 +287,15 @@ func (d *dataPath) openResolver() error {
 		d.room.openResolver(h.upstream(d.errands.open), d.cfg.IPv6, nil, d.log)
 		return nil
 	}
-	gateways := []netip.Addr{gateway4}
+	gateways, userHost := []netip.Addr{gateway4}, []netip.Addr{tunnelHost4}
 	if d.cfg.IPv6 {
-		gateways = append(gateways, gateway6)
+		gateways, userHost = append(gateways, gateway6), append(userHost, tunnelHost6)
 	}
-	d.room.openResolver(&stub.Host{Open: d.errands.open}, d.cfg.IPv6, map[string][]netip.Addr{hostName: gateways}, d.log)
+	local := map[string][]netip.Addr{hostName: gateways}
+	if d.edge != nil {
+		local[tunnelHostName], d.tunnelAlias = userHost, tunnelAlias()
+	}
+	d.room.openResolver(&stub.Host{Open: d.errands.open}, d.cfg.IPv6, local, d.log)
 	return nil
 }
 
@@ -302,7 +305,7 @@ func (d *dataPath) openGate() error {
 		told = nil
 	}
 	out := newDirect(d.cfg.Policy.HostPorts, told)
-	d.room.openGate(d.cfg.Door, out, d.edge)
+	d.room.openGate(d.cfg.Door, out)
 	d.gate.Process = d.owners.find
 	if d.cfg.Host != nil {
 		out.Control = d.cfg.Host.markSockets

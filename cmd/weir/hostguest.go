@@ -83,8 +83,9 @@ func (u *hostUp) startGuest(c container.Container) (p *hostProcess, err error) {
 	}
 	cfg := dataPathConfig{
 		App: c.App(), Sandbox: sandboxOf(c), Command: []string{c.Image}, Door: "tproxy", Link: sandbox.LinkInfo{Kind: "veth"},
-		IPv6:   hostHasIPv6() && slices.ContainsFunc(c.Addresses, func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }),
-		Policy: policy, EventsPath: u.log, Quiet: u.quiet, Color: u.ui.color, LogLevel: u.logLevel,
+		IPv6:     hostHasIPv6() && slices.ContainsFunc(c.Addresses, func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }),
+		HostIPv6: hostHasIPv6(),
+		Policy:   policy, EventsPath: u.log, Quiet: u.quiet, Color: u.ui.color, LogLevel: u.logLevel,
 		Known: knownHosts(c.App()),
 		Host:  &hostGuest{Port: c.Port.Name, Addrs: c.Addresses, Resolvers: own, Asked: asked, Marks: u.rules.Marks()},
 	}

@@ -188,7 +188,7 @@ func keepDataPath(cmd *exec.Cmd, dead chan<- struct{}, started chan<- error, kee
 func (l *launch) configureDataPath() error {
 	link, info := l.box.Link()
 	cfg := dataPathConfig{
-		App: l.app, Sandbox: l.id, Command: l.command, Door: l.door, Link: info, IPv6: l.spec.Addr6.IsValid(),
+		App: l.app, Sandbox: l.id, Command: l.command, Door: l.door, Link: info, IPv6: l.spec.Addr6.IsValid(), HostIPv6: hostHasIPv6(),
 		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
 		Color: l.ui.color, Known: knownHosts(l.app), Search: l.spec.Search,
 	}

@@ -34,18 +34,25 @@ func (r *room) decideChain(names []string) resolver.Verdict {
 }
 
 func (r *room) verdict(n policy.NameDecision) resolver.Verdict {
-	v := resolver.Verdict{Allow: n.Verdict != policy.Deny, WouldDeny: n.Verdict == policy.WouldDeny, Rule: n.Rule, Reason: n.Reason}
+	v := resolver.Verdict{Allow: n.Verdict != policy.Deny, WouldDeny: n.Verdict == policy.WouldDeny, Rule: n.Rule, Reason: n.Reason, Route: n.Route}
+	_, v.Confined = isTunnel(n.Route)
+	v.NoIPv6 = !v.Confined && !r.hostIPv6
 	switch {
 	case n.Expansion:
 		v.Rule = expansionRule
-	case v.Allow && (n.Route != r.dns.Route || r.gate.Routes[n.Route] == nil): // its route is not there, or a question by another one would tell the wrong resolver
+	case v.Allow && r.gate.Routes[n.Route] == nil: // a question by another route would tell the wrong resolver
 		v.Allow, v.WouldDeny, v.Reason = false, false, "no-tunnel"
 	}
 	return v
 }
 
-func (r *room) confirm(ctx context.Context, route, name string, addr netip.Addr) bool {
-	return route == r.dns.Route && r.dns.Confirm(ctx, name, addr)
+// answerAllowed judges an address in an answer. weir's own names for what no other name may stand for are answered here, never
+// by an upstream.
+func (r *room) answerAllowed(name string, addr netip.Addr) (keep bool, reason string) {
+	if _, alias := r.tunnelAlias[addr.Unmap().WithZone("")]; alias {
+		return false, policy.ReasonRebinding
+	}
+	return r.policy.AnswerAllowed(name, addr)
 }
 
 // recordQuery turns a question into an event. What weir asks for itself is not the program's doing.
@@ -55,13 +62,14 @@ func (r *room) recordQuery(q resolver.Query) {
 	}
 	r.emit(&event.DNSQuery{
 		Hostname: q.Hostname, QType: q.Qtype, Server: q.Server, RCode: q.Rcode, Answers: q.Answers,
-		Route: q.Route, Verdict: q.Verdict, Rule: q.Rule, Reason: q.Reason, Duration: q.Duration,
+		Route: q.Route, Client: q.Client, Verdict: q.Verdict, Rule: q.Rule, Reason: q.Reason, Duration: q.Duration,
 	})
 }
 
 // watchDNS carries a flow to a DNS server of the program's choice.
-func (r *room) watchDNS(ctx context.Context, network string, server netip.AddrPort, client, upstream net.Conn) (up, down int64, err error) {
-	up, down, err = r.dns.Watch(ctx, network, server, client, upstream)
+func (r *room) watchDNS(ctx context.Context, to flow.DNSServer, client, upstream net.Conn) (up, down int64, err error) {
+	at := resolver.Explicit{Network: to.Network, Server: to.Addr, Route: to.Route, Client: to.By}
+	up, down, err = r.dns.Watch(ctx, at, client, upstream)
 	if errors.Is(err, resolver.ErrNotDNS) {
 		err = flow.ErrNotDNS
 	}

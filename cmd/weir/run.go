@@ -125,6 +125,7 @@ type plan struct {
 	command        []string
 	policy         policyConfig
 	digest, ruling string
+	tunnelled      bool // a route of the policy leads through the tunnel
 	spec           sandbox.Spec
 	withheld       []string
 	warnings       []string // about the policy file; only --dry-run shows them
@@ -290,6 +291,7 @@ func (p *plan) checkPolicy() error {
 		return err
 	}
 	p.digest, p.ruling = made.Digest(), made.Mode()
+	p.tunnelled = slices.ContainsFunc(made.Routes(), func(route string) bool { _, ok := isTunnel(route); return ok })
 	for _, w := range made.Warnings() {
 		p.warnings = append(p.warnings, w.Error())
 	}

@@ -31,6 +31,20 @@ var (
 	guestMAC   = net.HardwareAddr{0x02, 0x77, 0x65, 0x69, 0x72, 0x02}
 )
 
+// tunnelHostName is the name under which the sandbox knows the loopback of the user's machine, beyond the tunnel, and these are
+// its addresses inside. The client at the other end is asked for 127.0.0.1 or ::1, and has its own word about that.
+const tunnelHostName = "tunnel.weir.internal"
+
+var (
+	tunnelHost4 = netip.MustParseAddr("10.77.0.3")
+	tunnelHost6 = netip.MustParseAddr("fd77::3")
+)
+
+// tunnelAlias maps those addresses to the loopback that they stand for.
+func tunnelAlias() map[netip.Addr]netip.Addr {
+	return map[netip.Addr]netip.Addr{tunnelHost4: netip.MustParseAddr("127.0.0.1"), tunnelHost6: netip.IPv6Loopback()}
+}
+
 // hostName is the name under which the sandbox knows the host's loopback.
 const hostName = "host.weir.internal"
 
@@ -72,7 +86,7 @@ func (p *plan) buildSpec() error {
 		FS: p.fs, HomePath: home, Shares: shares, Hide: hidden,
 		HostPorts: ports(p.hostPorts),
 	}
-	if hostHasIPv6() {
+	if hostHasIPv6() || p.tunnelled && kernelHasIPv6() {
 		p.spec.Addr6, p.spec.Gateway6 = guest6, gateway6
 	}
 	if p.fs == "private" {
@@ -211,6 +225,13 @@ func hostHasIPv6() bool {
 		n, ok := a.(*net.IPNet)
 		return ok && n.IP.To4() == nil && n.IP.IsGlobalUnicast()
 	})
+}
+
+// kernelHasIPv6 reports whether a sandbox can have IPv6 at all. One with a tunnel has it whatever the host has: the user's
+// machine may know addresses of no other kind.
+func kernelHasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 // firstSeenFile keeps the names that an app has been seen with, one a line.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weir-dev/weir/flow"
+	"github.com/weir-dev/weir/resolver"
 	"github.com/weir-dev/weir/tunnel"
 )
 
@@ -20,6 +21,9 @@ import (
 type tunnelRoute struct {
 	edge tunnel.Opener
 	via  string
+
+	// alias maps addresses inside to what the client is asked for instead.
+	alias map[netip.Addr]netip.Addr
 }
 
 // isTunnel reports whether a route of the policy leads through the tunnel, and to which client; "" is any.
@@ -42,6 +46,9 @@ func (r *tunnelRoute) DialContext(ctx context.Context, network, address string) 
 
 // DialFlow implements flow.Carrier. What comes back is the word of the client, or of the edge where there is none.
 func (r *tunnelRoute) DialFlow(ctx context.Context, t flow.Trip) (net.Conn, string, error) {
+	if loopback, alias := r.alias[t.Dst.Addr()]; alias {
+		t.Dst = netip.AddrPortFrom(loopback, t.Dst.Port())
+	}
 	o := tunnel.Open{Flow: t.Flow, Network: t.Network, Addr: t.Dst, Names: t.Names[:min(len(t.Names), tunnel.MaxNames)], Via: r.via}
 	switch t.Network {
 	case "tcp":
@@ -59,6 +66,18 @@ func (r *tunnelRoute) DialFlow(ctx context.Context, t flow.Trip) (net.Conn, stri
 		return conn, d.By().String(), err
 	}
 	return nil, "", &flow.Declined{Reason: "no-tunnel", Rule: "builtin:tunnel-" + t.Network, Err: errors.New("the tunnel carries tcp and udp")}
+}
+
+// tunnelResolver asks the resolver of the user's machine.
+func tunnelResolver(edge tunnel.Opener, via string) resolver.Upstream {
+	return &resolver.Remote{Ask: func(ctx context.Context, message []byte) ([]byte, string, error) {
+		answer, by, err := edge.Query(ctx, tunnel.Query{Via: via, Message: message})
+		var none *flow.Declined
+		if errors.As(declined(err), &none) {
+			err = &resolver.Unavailable{Reason: none.Reason, Rule: none.Rule, Err: err}
+		}
+		return answer, by.String(), err
+	}}
 }
 
 // declined tells apart what a client's network has answered from what nobody was asked for.

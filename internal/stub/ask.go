@@ -83,7 +83,7 @@ func (cl *Client) askUDP(ctx context.Context, server netip.AddrPort, q *dns.Msg)
 		if err != nil {
 			return nil, fmt.Errorf("receive answer: %w", err)
 		}
-		r, err := answerTo(q, buf[:n])
+		r, err := AnswerTo(q, buf[:n])
 		if err == nil || errors.Is(err, errBroken) {
 			return r, err
 		}
@@ -111,7 +111,7 @@ func (cl *Client) askTCP(ctx context.Context, server netip.AddrPort, q *dns.Msg)
 	if err != nil {
 		return nil, fmt.Errorf("receive answer: %w", err)
 	}
-	r, err := answerTo(q, got)
+	r, err := AnswerTo(q, got)
 	if err != nil {
 		cl.forged.Add(1)
 		return nil, fmt.Errorf("receive answer: %w", err)
@@ -133,9 +133,9 @@ func (cl *Client) dial(ctx context.Context, network string, server netip.AddrPor
 	return conn, func() { stop(); conn.Close() }, nil
 }
 
-// answerTo parses a reply to q: errForeign if it answers something else, errBroken if it would answer q but is not whole.
+// AnswerTo parses a reply to q: errForeign if it answers something else, errBroken if it would answer q but is not whole.
 // A server that did not even understand the question may leave it out.
-func answerTo(q *dns.Msg, raw []byte) (*dns.Msg, error) {
+func AnswerTo(q *dns.Msg, raw []byte) (*dns.Msg, error) {
 	r := new(dns.Msg)
 	err := r.Unpack(raw)
 	if !r.Response || r.Id != q.Id || r.Opcode != dns.OpcodeQuery || len(r.Question) > 1 {
