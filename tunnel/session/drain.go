@@ -9,7 +9,7 @@ import (
 )
 
 // MaxDrain bounds how long a drain takes.
-const MaxDrain = 10 * time.Minute
+const MaxDrain = 24 * time.Hour
 
 // Drain ends the session as soon as its flows have ended: it opens no more, tells the client so, and waits. When ctx ends
 // before, or the Deadline of after (30 s when it is 0), the flows that are left are reset. The session has ended when it
