@@ -10,6 +10,9 @@ import (
 // The tables are gone but for the ends of their first and last pages, and leases are given all the same (the tests beside).
 func TestReleaseTables(t *testing.T) {
 	middle := len(layers.EthernetTypeMetadata) / 2
+	if layers.EthernetTypeMetadata[middle].DecodeWith == nil {
+		t.Skip("this process has run the test before (-count), and what it gives back does not come again")
+	}
 	decoders := []reflect.Value{reflect.ValueOf(layers.EthernetTypeMetadata[middle].DecodeWith).Elem(), reflect.ValueOf(layers.PPPTypeMetadata[middle].DecodeWith).Elem()}
 	for _, d := range decoders {
 		if d.Int() != int64(middle) {

@@ -136,12 +136,14 @@ func (e *Engine) Image(t *testing.T, name, program string) {
 	}
 }
 
-// Network makes a network and returns the name of its bridge. flags are those of podman network create.
+// Network makes a network and returns the name of its bridge; both end with the test. flags are those of podman network
+// create.
 func (e *Engine) Network(t *testing.T, name string, flags ...string) (bridge string) {
 	t.Helper()
 	if _, err := e.Podman(append(append([]string{"network", "create"}, flags...), name)...); err != nil {
 		t.Fatalf("make network: %v", err)
 	}
+	t.Cleanup(func() { e.Podman("network", "rm", "-f", name) })
 	bridge, err := e.Podman("network", "inspect", "-f", "{{.NetworkInterface}}", name)
 	if err != nil || bridge == "" {
 		t.Fatalf("find bridge: %q, %v", bridge, err)
