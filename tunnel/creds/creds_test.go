@@ -5,7 +5,12 @@ package creds
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +21,17 @@ import (
 	"github.com/weir-dev/weir/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(helperEnv) != "" {
+		n, err := strconv.Atoi(os.Args[2])
+		if err = errors.Join(err, helper(os.Args[1], n)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // clock is a time that tests move.
 type clock struct {
@@ -60,10 +75,7 @@ type testEdge struct {
 
 func listen(t *testing.T, s *Store) *testEdge {
 	t.Helper()
-	l, err := quic.ListenAddr("127.0.0.1:0", s.TLS(), &quic.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenQUIC(t, s.TLS())
 	e := &testEdge{Store: s, addr: l.Addr().String(), conns: map[*quic.Conn]tunnel.Identity{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -76,8 +88,31 @@ func listen(t *testing.T, s *Store) *testEdge {
 			done.Go(func() { e.serve(ctx, conn) })
 		}
 	})
-	t.Cleanup(func() { cancel(); l.Close(); done.Wait() })
+	t.Cleanup(func() { cancel(); done.Wait() })
 	return e
+}
+
+// listenQUIC listens until the test ends. A transport of one's own ends when it is closed; that of quic.ListenAddr outlives
+// the listener by a time.
+func listenQUIC(t *testing.T, conf *tls.Config) *quic.Listener {
+	t.Helper()
+	transport := newTransport(t)
+	l, err := transport.Listen(conf, &quic.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func newTransport(t *testing.T) *quic.Transport {
+	t.Helper()
+	socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &quic.Transport{Conn: socket}
+	t.Cleanup(func() { transport.Close(); socket.Close() })
+	return transport
 }
 
 func (e *testEdge) serve(ctx context.Context, conn *quic.Conn) {
@@ -112,9 +147,14 @@ func (e *testEdge) serve(ctx context.Context, conn *quic.Conn) {
 }
 
 func dial(t *testing.T, addr string, conf *tls.Config) (*quic.Conn, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	return quic.DialAddr(ctx, addr, conf, &quic.Config{})
+	to, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return newTransport(t).Dial(ctx, to, conf, &quic.Config{})
 }
 
 // enroll brings a token, as a client of a directory of its own.

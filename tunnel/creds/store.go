@@ -88,14 +88,11 @@ func OpenStore(c StoreConfig) (*Store, error) {
 	if err == nil {
 		err = checkPrivate(s.dir, fi)
 	}
-	if err == nil && c.Create {
-		err = s.create()
+	if err == nil {
+		err = s.complete(c.Create)
 	}
 	if err == nil {
 		_, err = s.load()
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%s: %w", s.dir, ErrNoStore)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open keys: %w", err)
@@ -107,31 +104,52 @@ func (s *Store) now() time.Time { return s.clock().UTC() }
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
-// create makes the files that are not there. The registry comes first: keys without one are keys whose clients are lost.
-func (s *Store) create() error {
+// complete sees that both files are there, and makes them if neither is. The registry is made first: one without clients and
+// without keys is what a process has left that died in between, any other that lacks the keys is damage.
+func (s *Store) complete(create bool) error {
+	if s.has(registryFile) && s.has(keysFile) {
+		return nil
+	}
+	if !create && !s.has(registryFile) && !s.has(keysFile) {
+		return fmt.Errorf("%s: %w", s.dir, ErrNoStore)
+	}
 	lock, err := lockFile(s.path(lockName))
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	_, noRegistry := os.Stat(s.path(registryFile))
-	_, noKeys := os.Stat(s.path(keysFile))
 	switch {
-	case noRegistry == nil && noKeys == nil:
+	case s.has(registryFile) && s.has(keysFile): // another process was faster
 		return nil
-	case noRegistry != nil && noKeys == nil:
-		return nil // load says which one is missing
+	case s.has(keysFile):
+		return fmt.Errorf("%s: it is missing, and %s is there", s.path(registryFile), keysFile)
+	case s.has(registryFile):
+		r := &registry{}
+		b, _, err := readPrivate(s.path(registryFile))
+		if err == nil {
+			err = decodeFile(s.path(registryFile), b, r)
+		}
+		if err != nil {
+			return err
+		}
+		if !create || len(r.Clients)+len(r.Tokens) > 0 {
+			return fmt.Errorf("%s: it is missing, and %s is there", s.path(keysFile), registryFile)
+		}
 	}
 	k, err := newKeys(s.now())
 	if err != nil {
 		return err
 	}
-	if noRegistry != nil {
-		if err := writeJSON(s.path(registryFile), &registry{Version: fileVersion}); err != nil {
-			return err
-		}
+	if err := writeJSON(s.path(registryFile), &registry{Version: fileVersion}); err != nil {
+		return err
 	}
 	return writeJSON(s.path(keysFile), k)
+}
+
+// has reports whether the file is there. One that cannot be looked at is there: reading it says what is wrong.
+func (s *Store) has(name string) bool {
+	_, err := os.Stat(s.path(name))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // load returns what the files say now. It reads them only if they have changed.
