@@ -51,6 +51,11 @@ type datagramFlow struct {
 	answered  atomic.Bool
 	idleTimer *time.Timer
 
+	// limit is how long datagrams may be that are not to be cut, toldTooBig when the program was last told, in the table's
+	// time; see datagram_limit.go.
+	limit      atomic.Pointer[func() int]
+	toldTooBig atomic.Int64
+
 	// The table's mutex guards these: elem is the place in table.recent, which had its reason at ordered.
 	elem    *list.Element
 	ordered int64

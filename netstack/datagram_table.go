@@ -76,6 +76,9 @@ type datagramConfig struct {
 	// unreachable tells the sandbox that quote, a packet of its own, was refused. It does not keep quote.
 	unreachable func(reason flow.Reason, quote []byte)
 
+	// tooBig tells the sandbox that quote is longer than the path takes, and reports whether it could. Only UDP needs it.
+	tooBig func(mtu int, quote []byte) bool
+
 	// spawn runs a handler; it reports false when the stack is closing.
 	spawn func(func()) bool
 

@@ -51,6 +51,7 @@ func (s *Stack) installUDP(h flow.Handler) {
 		idle:        udpIdle(l),
 		send:        func(key datagramKey, datagrams [][]byte) (int, error) { return s.sendUDPs(key.dst, key.src, datagrams) },
 		unreachable: s.rejectUDP,
+		tooBig:      s.sendTooBig,
 		spawn:       s.spawn,
 		counters:    s.counters,
 		names: datagramCounters{
@@ -108,6 +109,10 @@ func (d *udpDoor) receive(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 			payload = buffer.NewView(0) // an empty datagram is one, too
 		}
 		s.link.burst.flush() // what came before it goes before it
+		if d.keepTooLong(key, pkt, payload.AsSlice()) {
+			payload.Release()
+			break
+		}
 		d.quote = appendQuote(d.quote[:0], pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice(), payload.AsSlice())
 		d.table.deliver(key, payload, d.quote)
 	}

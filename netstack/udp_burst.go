@@ -58,6 +58,11 @@ func (b *udpBurst) take(ring *rxRing, first []byte, size int, vnet bool, h vnetH
 		return false
 	}
 	n := f.end - f.start
+	packet := first[header.EthernetMinimumSize:min(len(first), f.end)]
+	from, ok := box.fits(&f, packet, n)
+	if !ok {
+		return true
+	}
 	if len(box.memory)+n > maxBurstBytes {
 		b.flush()
 		if box = b.box(&f.tuple); box == nil {
@@ -71,8 +76,8 @@ func (b *udpBurst) take(ring *rxRing, first []byte, size int, vnet bool, h vnetH
 	}
 	b.table.count(countUDPShort)
 	box.memory = box.memory[:len(box.memory)+n]
-	box.cut(payload, f.segment)
-	box.quoteLen = copy(box.quote[:], first[header.EthernetMinimumSize:min(len(first), f.end)])
+	box.cut(payload[from:], f.segment)
+	box.quoteLen = copy(box.quote[:], packet)
 	return true
 }
 

@@ -18,6 +18,9 @@ type udpFrame struct {
 	// segment is the size of the datagrams that the payload is to be cut into, 0 where it is one.
 	segment int
 
+	// fixed says that no router may cut the packet: IPv6, or IPv4 with DF.
+	fixed bool
+
 	// unsummed says that the checksum in the frame is the whole one, and nobody has looked at it yet.
 	unsummed bool
 }
@@ -83,12 +86,13 @@ func parseUDP(first []byte, vnet bool, h vnetHdr) (f udpFrame, ok bool) {
 
 // parse4 reads an IPv4 header without options. size is what its packet has behind it, at where that is.
 func (f *udpFrame) parse4(ip []byte) (at, size int, ok bool) {
-	const moreAndOffset, protocol, ttl = 0x3fff, 9, 8
+	const dontFragment, moreAndOffset, protocol, ttl = 0x4000, 0x3fff, 9, 8
 	at = header.IPv4MinimumSize
 	if ip[protocol] != uint8(header.UDPProtocolNumber) || ip[ttl] == 0 || binary.BigEndian.Uint16(ip[6:])&moreAndOffset != 0 ||
 		checksum.Checksum(ip[:at], 0) != 0xffff {
 		return 0, 0, false
 	}
+	f.fixed = binary.BigEndian.Uint16(ip[6:])&dontFragment != 0
 	f.tuple[0] = header.IPv4Version
 	copy(f.tuple[1:], ip[12:at+4])
 	return at, int(binary.BigEndian.Uint16(ip[2:])) - at, true
@@ -101,6 +105,7 @@ func (f *udpFrame) parse6(ip []byte) (at, size int, ok bool) {
 	if len(ip) < at+header.UDPMinimumSize || ip[next] != uint8(header.UDPProtocolNumber) || ip[hops] == 0 {
 		return 0, 0, false
 	}
+	f.fixed = true
 	f.tuple[0] = header.IPv6Version
 	copy(f.tuple[1:], ip[8:at+4])
 	return at, int(binary.BigEndian.Uint16(ip[4:])), true
