@@ -129,6 +129,22 @@ type SandboxExit struct {
 	Duration time.Duration
 }
 
+// Tunnel is a client's session that has begun or ended.
+type Tunnel struct {
+	// Up is whether it has begun; then the kind is tunnel-up, else tunnel-down.
+	Up bool
+
+	// Client is the client as its certificate says, SPACE/CLIENT. Transport is "quic" or "websocket", Remote where its packets
+	// come from.
+	Client, Transport, Remote string
+
+	// Session is the id of the session, which the client logs too.
+	Session string
+
+	// Reason is why it ended: "tunnel lost", "revoked", "superseded" ...; empty for a beginning.
+	Reason string
+}
+
 // Alert is something a person should look at.
 type Alert struct {
 	// What says which: "first-seen", "budget", "tamper". The line carries it as "kind".
@@ -163,7 +179,17 @@ func (*DNSQuery) Kind() Kind     { return KindDNSQuery }
 func (*SandboxStart) Kind() Kind { return KindSandboxStart }
 func (*SandboxExit) Kind() Kind  { return KindSandboxExit }
 func (*Alert) Kind() Kind        { return KindAlert }
-func (*Dropped) Kind() Kind      { return KindDropped }
+
+// Kind implements [Details].
+func (t *Tunnel) Kind() Kind {
+	if t.Up {
+		return KindTunnelUp
+	}
+	return KindTunnelDown
+}
+
+// Kind implements [Details].
+func (*Dropped) Kind() Kind { return KindDropped }
 
 func (c *Connect) size() int {
 	n := len(c.Hostname) + len(c.SNI) + len(c.HTTPHost) + len(c.Client) + len(c.Rule) + sizeOf(c.Names) + sizeOf(c.ALPN)
@@ -180,6 +206,7 @@ func (d *DNSQuery) size() int {
 func (s *SandboxStart) size() int { return sizeOf(s.Command) + len(s.Policy) }
 func (s *SandboxExit) size() int  { return sizeOf(s.Command) + len(s.Policy) }
 func (a *Alert) size() int        { return len(a.What) + len(a.Subject) }
+func (t *Tunnel) size() int       { return len(t.Client) + len(t.Remote) + len(t.Session) + len(t.Reason) }
 func (d *Dropped) size() int      { return len(d.What) + 32*len(d.ByKind) }
 
 func sizeOf(list []string) int {

@@ -136,6 +136,16 @@ func (s *SandboxExit) AppendJSON(b []byte) []byte {
 }
 
 // AppendJSON implements [Details].
+func (t *Tunnel) AppendJSON(b []byte) []byte {
+	b = appendField(append(b, '{'), "client", t.Client)
+	b = appendField(b, "transport", t.Transport)
+	b = appendField(b, "remote", t.Remote)
+	b = appendField(b, "session", t.Session)
+	b = appendField(b, "reason", t.Reason)
+	return append(b, '}')
+}
+
+// AppendJSON implements [Details].
 func (a *Alert) AppendJSON(b []byte) []byte {
 	b = appendField(append(b, '{'), "kind", a.What)
 	b = appendField(b, "subject", a.Subject)

@@ -47,9 +47,11 @@ func examples() []*Event {
 		sandbox("", &SandboxExit{Command: []string{"npx"}, Door: "netstack", Link: "tap", Policy: "sha256:9f86d081", Mode: "enforce",
 			Status: 137, Duration: time.Minute}),
 		sandbox("", &Alert{What: "first-seen", Subject: "new.example.com"}),
+		{Time: noon, Details: &Tunnel{Up: true, Client: "default/laptop", Transport: "quic", Remote: "192.0.2.7:51820", Session: "a1b2c3d4e5f6"}},
+		{Time: noon, Details: &Tunnel{Client: "default/laptop", Transport: "quic", Remote: "192.0.2.7:51820", Session: "a1b2c3d4e5f6", Reason: "tunnel lost"}},
 		sandbox("", &Dropped{What: "events", Count: 3, ByKind: []KindCount{{KindConnect, 2}, {KindClose, 1}}}),
 		sandbox("", &Dropped{What: "packets", Count: 9}),
-		{Time: noon, Kind: "tunnel-up", App: "a", Sandbox: "s"},
+		{Time: noon, Kind: "of-a-later-version", App: "a", Sandbox: "s"},
 	}
 }
 

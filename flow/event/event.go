@@ -12,6 +12,8 @@ const (
 	KindDNSQuery     Kind = "dns-query"
 	KindSandboxStart Kind = "sandbox-start"
 	KindSandboxExit  Kind = "sandbox-exit"
+	KindTunnelUp     Kind = "tunnel-up"
+	KindTunnelDown   Kind = "tunnel-down"
 	KindAlert        Kind = "alert"
 	KindDropped      Kind = "dropped"
 )
@@ -32,8 +34,8 @@ type Event struct {
 	Details Details
 }
 
-// Details is what one kind of event adds: *[Connect], *[Close], *[DNSQuery], *[SandboxStart], *[SandboxExit], *[Alert] or
-// *[Dropped]. The set is closed.
+// Details is what one kind of event adds: *[Connect], *[Close], *[DNSQuery], *[SandboxStart], *[SandboxExit], *[Tunnel],
+// *[Alert] or *[Dropped]. The set is closed.
 type Details interface {
 	// Kind is the kind of event that these details belong to.
 	Kind() Kind

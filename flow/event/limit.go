@@ -20,6 +20,7 @@ const (
 	DeniedRate, DeniedBurst   = 200, 10000
 	FirstRate, FirstBurst     = 50, 2000
 	AlertRate, AlertBurst     = 10, 1000
+	TunnelRate, TunnelBurst   = 10, 1000 // clients that come and go
 
 	// maxKnown is how many destinations are remembered as not new, twice: see known.
 	maxKnown = 8192
@@ -52,6 +53,9 @@ func newLimiter() *limiter {
 	}
 	alerts := &bucket{rate.NewLimiter(AlertRate, AlertBurst), rate.NewLimiter(0, 0)}
 	l.buckets[slot(KindAlert)] = [2]*bucket{alerts, alerts}
+	tunnels := &bucket{rate.NewLimiter(TunnelRate, TunnelBurst), rate.NewLimiter(0, 0)}
+	l.buckets[slot(KindTunnelUp)] = [2]*bucket{tunnels, tunnels}
+	l.buckets[slot(KindTunnelDown)] = [2]*bucket{tunnels, tunnels}
 	return l
 }
 

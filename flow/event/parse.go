@@ -62,6 +62,10 @@ type wireDetails struct {
 	Held    []string `json:"held"`
 	Status  int      `json:"status"`
 
+	Transport string `json:"transport"`
+	Remote    string `json:"remote"`
+	Session   string `json:"session"`
+
 	Kind    string          `json:"kind"`
 	Subject string          `json:"subject"`
 	What    string          `json:"what"`
@@ -118,6 +122,8 @@ func (d *wireDetails) details(k Kind) (Details, error) {
 	case KindSandboxExit:
 		return &SandboxExit{Command: d.Command, Door: d.Door, Link: d.Link, Policy: d.Policy, Mode: d.Mode, Status: d.Status,
 			Duration: took}, nil
+	case KindTunnelUp, KindTunnelDown:
+		return &Tunnel{Up: k == KindTunnelUp, Client: d.Client, Transport: d.Transport, Remote: d.Remote, Session: d.Session, Reason: d.Reason}, nil
 	case KindAlert:
 		return &Alert{What: d.Kind, Subject: d.Subject}, nil
 	}

@@ -39,10 +39,10 @@ type queue struct {
 type counts [kindSlots]uint64
 
 // kindSlots is the number of kinds that are counted apart, with the last one for all others.
-const kindSlots = 8
+const kindSlots = 10
 
 // kinds is the order of the counters.
-var kinds = [kindSlots]Kind{KindConnect, KindClose, KindDNSQuery, KindSandboxStart, KindSandboxExit, KindAlert, KindDropped, "other"}
+var kinds = [kindSlots]Kind{KindConnect, KindClose, KindDNSQuery, KindSandboxStart, KindSandboxExit, KindAlert, KindDropped, KindTunnelUp, KindTunnelDown, "other"}
 
 func slot(k Kind) int {
 	for i := range kindSlots - 1 {
