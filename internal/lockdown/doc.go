@@ -24,5 +24,7 @@
 // Landlock is no reason to refuse to run, but is told: [DataPath] returns what holds, the sandbox-start event carries it,
 // and weir doctor says what is missing. A kernel without seccomp filters is a reason.
 //
+// [Edge] does for the edge process what suits it: it opens files in the directory of its keys, and its log.
+//
 // [Launcher] does the part of this that suits a process which has to open and rename files at its end.
 package lockdown

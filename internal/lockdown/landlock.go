@@ -15,7 +15,10 @@ const signalsFixed = 1 << 1
 
 // denyFiles puts all threads into a Landlock domain that may open, make, rename and remove nothing, and reach no process
 // or abstract UNIX socket outside of it. It returns the ABI version in force, 0 where the kernel has no Landlock.
-func denyFiles() (abi int, err error) {
+func denyFiles() (abi int, err error) { return confine() }
+
+// confine is denyFiles but for the directories dirs, in which everything stays allowed.
+func confine(dirs ...string) (abi int, err error) {
 	abi, err = ll.LandlockGetABIVersion()
 	if err != nil || abi <= 0 {
 		return 0, nil
@@ -30,7 +33,7 @@ func denyFiles() (abi int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("lock down: landlock: %w", err)
 	}
-	if err := cfg.BestEffort().Restrict(); err != nil {
+	if err := cfg.BestEffort().Restrict(landlock.RWDirs(dirs...).IgnoreIfMissing()); err != nil {
 		return 0, fmt.Errorf("lock down: landlock: %w", err)
 	}
 	return min(abi, 9), nil

@@ -96,6 +96,37 @@ func Launcher() error {
 	return load(launcherPolicy(info))
 }
 
+// Edge locks down the process that has the keys of tunnels and the clients' connections, once its sockets are open: no program
+// is executed, no privilege gained or kept, nothing written or read outside of dirs, and nobody looks into it. It returns what
+// holds, as [DataPath] does.
+func Edge(dirs ...string) (held []string, err error) {
+	if err := openLater(); err != nil {
+		return nil, err
+	}
+	info, err := archInfo()
+	if err != nil {
+		return nil, err
+	}
+	if err := hide(); err != nil {
+		return nil, err
+	}
+	abi, err := confine(dirs...)
+	if err != nil {
+		return nil, err
+	}
+	if err := dropCapabilities(0, 0); err != nil {
+		return nil, err
+	}
+	if err := load(launcherPolicy(info)); err != nil {
+		return nil, err
+	}
+	held = []string{"seccomp"}
+	if abi > 0 {
+		held = append(held, fmt.Sprintf("landlock:%d", abi))
+	}
+	return held, nil
+}
+
 // hide keeps other processes of the same user from reading this one's memory, descriptors and environment, and its memory
 // out of core files.
 func hide() error {
