@@ -26,7 +26,7 @@ const (
 func hostCommands(g *globals) []*cobra.Command {
 	return []*cobra.Command{
 		newRunCommand(g), newReadCommand(), newDoctorCommand(g), newDemoCommand(g), newBenchCommand(g),
-		newWrapCommand(), newUnwrapCommand(), newTProxyCommand(g), newKeysCommand(),
+		newWrapCommand(), newUnwrapCommand(), newTProxyCommand(g), newKeysCommand(), newServeCommand(g),
 	}
 }
 
@@ -40,6 +40,8 @@ func becomePart() {
 		engine.Main()
 	case isDataPath():
 		dataPathMain()
+	case isEdge():
+		edgeMain()
 	case os.Args[0] == probeTProxyName:
 		probeTProxyMain()
 	case os.Args[0] == probeHostName:

@@ -44,6 +44,7 @@ type launch struct {
 	ui       *ui
 	box      *sandbox.Sandbox
 	dataPath *exec.Cmd
+	edge     *edgeProcess // nil without --tunnel
 	control  *controlConn
 	sending  sync.Mutex // serialises orders
 
@@ -134,22 +135,28 @@ func (l *launch) startDataPath() error {
 	return err
 }
 
-// execDataPath starts the process, with the capabilities in keep and no other. dead is closed when it has ended.
+// execDataPath starts this binary again as a data path.
 func execDataPath(control *os.File, dead chan<- struct{}, keep ...uintptr) (*exec.Cmd, error) {
+	return execPart(dataPathName, control, dead, keep...)
+}
+
+// execPart starts this binary again under the name of a part of it, with the capabilities in keep and no other. dead is closed
+// when it has ended.
+func execPart(name string, control *os.File, dead chan<- struct{}, keep ...uintptr) (*exec.Cmd, error) {
 	if err := keepFiles(); err != nil {
 		return nil, err
 	}
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{dataPathName},
+		Path: "/proc/self/exe", Args: []string{name},
 		Env:    []string{"GOTRACEBACK=" + os.Getenv("GOTRACEBACK")},
 		Stderr: os.Stderr, ExtraFiles: []*os.File{control}, Dir: "/",
 		// A session of its own: ^C on the terminal is for CMD.
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true},
 	}
 	started := make(chan error)
-	go keepDataPath(cmd, dead, started, keep)
+	go keepPart(cmd, dead, started, keep)
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start data path: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	return cmd, nil
 }
@@ -169,10 +176,10 @@ func keepFiles() error {
 	return nil
 }
 
-// keepDataPath starts and reaps the data path. Without it nothing leaves the sandbox any more, so CMD ends with it. The
+// keepPart starts and reaps a process. Without a data path nothing leaves the sandbox any more, so CMD ends with it. The
 // thread has nothing to give to what it executes, not even root's capabilities, but for those in keep, and stays for
 // PDEATHSIG, which follows it.
-func keepDataPath(cmd *exec.Cmd, dead chan<- struct{}, started chan<- error, keep []uintptr) {
+func keepPart(cmd *exec.Cmd, dead chan<- struct{}, started chan<- error, keep []uintptr) {
 	runtime.LockOSThread()
 	err := lockdown.BequeathOnly(keep...)
 	if err == nil {
@@ -209,6 +216,11 @@ func (l *launch) configureDataPath() error {
 		}
 	}
 	add("dial", l.box.DialSocket())
+	tunnel, err := l.tunnelSocket()
+	if err != nil {
+		return err
+	}
+	add("edge", tunnel)
 	errands, err := l.serveErrands()
 	if err != nil {
 		return err
@@ -425,6 +437,7 @@ func (l *launch) close() {
 			<-l.dead
 		}
 	}
+	l.edge.end()
 }
 
 // newSandboxID is short enough to read aloud; it only tells the lines of one log apart.

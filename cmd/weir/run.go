@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/weir-dev/weir/flow/policy"
 	"github.com/weir-dev/weir/sandbox"
+	"github.com/weir-dev/weir/tunnel"
+	"github.com/weir-dev/weir/tunnel/creds"
 )
 
 // statusBeforeStart is the exit status of everything that fails before CMD runs, as in env(1) and podman-run(1).
@@ -29,11 +32,12 @@ const statusFailOn = 86
 // runFlags are the flags of "weir run".
 type runFlags struct {
 	name, policyFile, mode, route, door, link, events, learn, fs, profile, mcp, failOn string
+	tunnel, space                                                                      string
 	allow, deny, share, env                                                            []string
 	hostPorts, publish                                                                 []int
 	mtu                                                                                int
 	mtuGiven                                                                           bool
-	summary, quiet, dryRun, tunnel                                                     bool
+	summary, quiet, dryRun                                                             bool
 }
 
 func newRunCommand(g *globals) *cobra.Command {
@@ -111,8 +115,9 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.IntSliceVar(&f.publish, "publish", nil, "offer the sandbox's `PORT` on the host's loopback (repeatable)")
 	s.StringVar(&f.profile, "profile", "tool", "`PROFILE` of what may run inside: tool, or engine for container engines and images with many users")
 	s.StringVar(&f.mcp, "mcp", "auto", "`WHEN` to read along in MCP on stdio to know the server's phase: auto or off")
-	s.BoolVar(&f.tunnel, "tunnel", false, "offer this run's tunnel route to a client: not built yet")
-	s.Lookup("tunnel").Hidden = true
+	s.StringVar(&f.tunnel, "tunnel", "", "let users' machines in for the time of this run, on `ADDRESS` (default "+defaultTunnelAddr+"), UDP and TCP; without it the route tunnel leads to a running weir serve")
+	s.Lookup("tunnel").NoOptDefVal = defaultTunnelAddr
+	s.StringVar(&f.space, "space", tunnel.DefaultSpace, "`SPACE` whose clients the route tunnel leads to")
 	s.BoolVar(&f.dryRun, "dry-run", false, "say what would run, and run nothing")
 	s.StringVar(&f.failOn, "fail-on", "", "exit 86 if `EVENT` happened: denied or first-seen")
 	s.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr while CMD runs")
@@ -192,8 +197,8 @@ func (p *plan) checkFlags() error {
 		}
 		return fmt.Errorf("--%s %q: want %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.known, ", "), ", "))
 	}
-	if p.tunnel {
-		return errors.New("--tunnel: the tunnel is not built yet")
+	if err := p.checkTunnel(); err != nil {
+		return err
 	}
 	if p.mtu < 1280 || p.mtu > 65520 {
 		return fmt.Errorf("--mtu %d: want 1280 to 65520", p.mtu)
@@ -204,6 +209,23 @@ func (p *plan) checkFlags() error {
 				return fmt.Errorf("--%s %d: want 1 to 65535", flag, port)
 			}
 		}
+	}
+	return nil
+}
+
+// checkTunnel checks what an edge would refuse.
+func (p *plan) checkTunnel() error {
+	if p.space == "" {
+		p.space = tunnel.DefaultSpace
+	}
+	if err := creds.CheckName(p.space); err != nil {
+		return fmt.Errorf("--space: %w", err)
+	}
+	if p.tunnel == "" {
+		return nil
+	}
+	if _, err := net.ResolveUDPAddr("udp", p.tunnel); err != nil {
+		return hint(fmt.Errorf("--tunnel %q: want [HOST]:PORT", p.tunnel), "--tunnel=%s", defaultTunnelAddr)
 	}
 	return nil
 }
