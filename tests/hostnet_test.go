@@ -87,6 +87,7 @@ func newHostNet(t *testing.T) *hostNet {
 	h.ip("-6 route add default via 2001:db8:f%d::1", h.n)
 	h.sysctl("net/ipv4/ip_forward", "1")
 	h.sysctl("net/ipv6/conf/all/forwarding", "1")
+	h.routed(fmt.Sprintf("2001:db8:f%d::2", h.n))
 	h.addBridge()
 	return h
 }
@@ -97,6 +98,20 @@ func (h *hostNet) addBridge() {
 	h.ip("addr add %s/24 dev br0", h.gateway4())
 	h.ip("addr add %s/64 dev br0 nodad", h.gateway6())
 	h.ip("link set br0 up")
+	h.routed(h.gateway6())
+}
+
+// routed waits until the kernel is done with an IPv6 address: the routes of one are made by a worker of its own, even without
+// duplicate detection, and would be new to whoever compares snapshots.
+func (h *hostNet) routed(address string) {
+	h.t.Helper()
+	network, _, _ := strings.Cut(address, "::")
+	if !soon(func() bool {
+		table := h.do("ip", "-6", "route", "show", "table", "local")
+		return strings.Contains(table, "local "+address+" dev") && strings.Contains(table, "anycast "+network+":: dev")
+	}) {
+		h.t.Fatalf("the kernel has no routes for %s", address)
+	}
 }
 
 func (h *hostNet) gateway4() string { return fmt.Sprintf("10.99.%d.1", h.n) }
