@@ -38,7 +38,7 @@ func (e *Edge) Query(ctx context.Context, query tunnel.Query) ([]byte, tunnel.Id
 	}
 	answer, err := readDNS(q)
 	if err != nil {
-		refuse(q, tunnel.Malformed)
+		refuse(q, streamCode(err))
 		return nil, e.who, openError(ctx, err)
 	}
 	return answer, e.who, nil
@@ -49,7 +49,7 @@ func (c *Client) serveQuery(ctx context.Context, q *quic.Stream, h wire.Header) 
 	q.SetReadDeadline(time.Now().Add(headerTimeout))
 	message, err := readDNS(q)
 	if err != nil {
-		refuse(q, tunnel.Malformed)
+		refuse(q, streamCode(err))
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)

@@ -41,9 +41,7 @@ func flowError(err error) error {
 	var stream *quic.StreamError
 	var already *tunnel.Error
 	switch {
-	case err == nil, err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
-		return err
-	case errors.As(err, &already):
+	case err == nil, err == io.EOF, errors.As(err, &already), errors.Is(err, os.ErrDeadlineExceeded):
 		return err
 	case errors.As(err, &stream):
 		if !stream.Remote {
@@ -74,10 +72,10 @@ func openError(ctx context.Context, err error) error {
 	case context.Canceled:
 		return tunnel.Errorf(tunnel.Reset, "cancelled")
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if err = flowError(err); timedOut(err) {
 		return tunnel.Errorf(tunnel.TimedOut, "no answer from the client")
 	}
-	return flowError(err)
+	return err
 }
 
 // ending is a text for the other side with its code.
@@ -87,4 +85,10 @@ func ending(err error) (tunnel.Code, string) {
 		return e.Code, cut(e.Text)
 	}
 	return tunnel.CodeOf(err), ""
+}
+
+// timedOut says whether err is that of a deadline, not what the other side says.
+func timedOut(err error) bool {
+	var e *tunnel.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) && !errors.As(err, &e)
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -160,6 +159,3 @@ func (s *stream) Abort(code tunnel.Code) {
 	refuse(s.q, code)
 	s.edge.end()
 }
-
-// timedOut says whether err is that of a deadline.
-func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
