@@ -81,7 +81,6 @@ type Edge struct {
 	limits   *handshakeLimits
 
 	registry registry
-	fair     fairness
 	udp      udpShares
 	counters Counters
 

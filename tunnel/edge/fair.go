@@ -2,148 +2,114 @@ package edge
 
 import (
 	"io"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/weir-dev/weir/tunnel"
 )
 
-// Sandboxes that write to one client at the same time get equal shares of the connection, however many flows each has. QUIC
-// itself shares out by stream. So each sandbox has a virtual time, the octets that it has written, and waits while it is ahead of
-// another one that has something to write (start-time fair queueing, by writes instead of packets). Alone it never waits.
+// QUIC shares a connection out by stream, so a sandbox with many flows would have many shares. Of each sandbox only a few streams
+// therefore have something to send at one time: large writes wait for one of its places, in the order in which they came. A
+// sandbox with one flow has at least one share of places+1, whatever the others have, and none waits for another one.
 const (
-	// aheadMost is how far a sandbox may be ahead, in octets.
-	aheadMost = 128 << 10
+	// places is how many large writes of a sandbox to one client are under way: one that is being sent, and one that is next.
+	places = 2
 
-	// behindMost is how much a sandbox that wrote little may catch up.
-	behindMost = 128 << 10
+	// smallWrite is what needs no place, in octets: a few packets.
+	smallWrite = 4 << 10
 
-	// turnGrace is how long after a write a sandbox counts as one that has more: as long as a flow takes to fetch it.
-	turnGrace = 2 * time.Millisecond
-
-	// stalledAfter is when a write is taken for one that waits for its destination, and nobody waits for it.
-	stalledAfter = 50 * time.Millisecond
+	// A write that lasts stalledTimes as long as others of its sandbox, and at least stalledAfter, waits for its destination and
+	// not for the connection. It gives its place up.
+	stalledAfter = 100 * time.Millisecond
+	stalledTimes = 4
 )
 
-// fairness has the lines of all clients.
-type fairness struct {
+// turns are the places of one sandbox towards one client.
+type turns struct {
 	mu    sync.Mutex
-	lines map[tunnel.Identity]*line
+	under []*turn // under way, the oldest first, without those that stall
+	queue []*turn
+	took  time.Duration // by a write, on average of late
 }
 
-// turn returns a new turn in the line to a client.
-func (f *fairness) turn(to tunnel.Identity) *turn {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	l := f.lines[to]
-	if l == nil {
-		if f.lines == nil {
-			f.lines = map[tunnel.Identity]*line{}
-		}
-		l = &line{changed: make(chan struct{})}
-		f.lines[to] = l
-	}
-	return &turn{line: l}
-}
-
-// line is where the sandboxes of one client stand.
-type line struct {
-	mu      sync.Mutex
-	now     int64   // virtual time: the greatest at which a write was let through
-	active  []*turn // those that write, and those that did just now
-	changed chan struct{}
-	waiting int
-}
-
-// turn is one sandbox in a line.
+// turn is one large write.
 type turn struct {
-	line    *line
-	at      int64 // virtual time: octets
-	writing int
-	moved   time.Time // when it last began or ended a write
-	listed  bool      // in active
+	begun time.Time
+	ready chan struct{} // closed when it has a place
 }
 
-// take waits for the turn to write n octets; give must follow.
-func (t *turn) take(n int) {
-	l := t.line
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t.at = max(t.at, l.now-behindMost)
-	if !t.listed {
-		t.listed = true
-		l.active = append(l.active, t)
+// take waits for a place to write n octets. It returns nil where none is needed; otherwise give must follow.
+func (t *turns) take(n int) *turn {
+	if n < smallWrite {
+		return nil
 	}
-	if t.writing == 0 {
-		t.moved = time.Now()
-	}
-	t.writing++
-	for len(l.active) > 1 && l.ahead(t) {
-		l.wait()
-	}
-	t.at += int64(n)
-	l.now = max(l.now, t.at)
-}
-
-// ahead reports whether t has to wait for another one, and forgets those that write no more.
-func (l *line) ahead(t *turn) bool {
-	now := time.Now()
-	ahead := false
-	kept := l.active[:0]
-	for _, o := range l.active {
-		since := now.Sub(o.moved)
-		if o != t && (o.writing == 0 && since > turnGrace) {
-			o.listed = false
-			continue
-		}
-		kept = append(kept, o)
-		if o != t && since <= stalledAfter && t.at > o.at+aheadMost {
-			ahead = true
-		}
-	}
-	clear(l.active[len(kept):])
-	l.active = kept
-	return ahead
-}
-
-// wait waits until something has changed, with mu let go of, and not for long: who stalls says nothing.
-func (l *line) wait() {
-	changed := l.changed
-	l.waiting++
-	l.mu.Unlock()
-	soon := time.NewTimer(turnGrace)
+	w := &turn{ready: make(chan struct{})}
+	t.mu.Lock()
+	t.queue = append(t.queue, w)
+	t.admit()
+	again := t.patience()
+	t.mu.Unlock()
 	select {
-	case <-changed:
-	case <-soon.C:
+	case <-w.ready:
+		return w
+	default:
 	}
-	soon.Stop()
-	l.mu.Lock()
-	l.waiting--
+	look := time.NewTimer(again)
+	defer look.Stop()
+	for {
+		select {
+		case <-w.ready:
+			return w
+		case <-look.C:
+		}
+		t.mu.Lock()
+		t.admit()
+		look.Reset(t.patience())
+		t.mu.Unlock()
+	}
+}
+
+// patience is how long a write may take.
+func (t *turns) patience() time.Duration { return max(stalledAfter, stalledTimes*t.took) }
+
+// admit gives the places that are free to those who wait. The caller holds mu.
+func (t *turns) admit() {
+	now := time.Now()
+	t.under = slices.DeleteFunc(t.under, func(w *turn) bool { return now.Sub(w.begun) >= t.patience() })
+	for len(t.under) < places && len(t.queue) > 0 {
+		w := t.queue[0]
+		t.queue = slices.Delete(t.queue, 0, 1)
+		w.begun = now
+		t.under = append(t.under, w)
+		close(w.ready)
+	}
 }
 
 // give ends a write.
-func (t *turn) give() {
-	l := t.line
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t.writing--
-	t.moved = time.Now()
-	if l.waiting > 0 {
-		close(l.changed)
-		l.changed = make(chan struct{})
+func (t *turns) give(w *turn) {
+	if w == nil {
+		return
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.under, w); i >= 0 {
+		t.under = slices.Delete(t.under, i, i+1)
+		t.took += (time.Since(w.begun) - t.took) / 8
+	}
+	t.admit()
 }
 
 // fairStream writes in its sandbox's turn.
 type fairStream struct {
 	tunnel.Stream
-	turn *turn
+	turns *turns
 }
 
 // Write implements net.Conn.
 func (s *fairStream) Write(b []byte) (int, error) {
-	s.turn.take(len(b))
-	defer s.turn.give()
+	w := s.turns.take(len(b))
+	defer s.turns.give(w)
 	return s.Stream.Write(b)
 }
 

@@ -26,7 +26,7 @@ type Sandbox struct {
 	udp   *udpShare
 
 	mu    sync.Mutex
-	turns map[tunnel.Identity]*turn // of what it writes to each client
+	turns map[tunnel.Identity]*turns // of what it writes to each client
 }
 
 var _ tunnel.Opener = (*Sandbox)(nil)
@@ -35,7 +35,7 @@ var _ tunnel.Opener = (*Sandbox)(nil)
 func (e *Edge) Sandbox(owner tunnel.Owner) *Sandbox {
 	return &Sandbox{
 		edge: e, owner: owner, opens: rate.NewLimiter(opensPerSecond, opensBurst),
-		udp: e.udp.share(owner.Space), turns: map[tunnel.Identity]*turn{},
+		udp: e.udp.share(owner.Space), turns: map[tunnel.Identity]*turns{},
 	}
 }
 
@@ -48,15 +48,15 @@ func (s *Sandbox) OpenStream(ctx context.Context, o tunnel.Open) (tunnel.Stream,
 	if err != nil {
 		return nil, err
 	}
-	return &fairStream{stream, s.turn(stream.By())}, nil
+	return &fairStream{stream, s.turnsTo(stream.By())}, nil
 }
 
-func (s *Sandbox) turn(by tunnel.Identity) *turn {
+func (s *Sandbox) turnsTo(by tunnel.Identity) *turns {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.turns[by]
 	if t == nil {
-		t = s.edge.fair.turn(by)
+		t = &turns{}
 		s.turns[by] = t
 	}
 	return t
