@@ -211,6 +211,9 @@ func (d *datagrams) Abort(code tunnel.Code) {
 	}
 }
 
+// leaveFor is how long a reader that was woken may take to leave.
+const leaveFor = time.Second
+
 // release takes the socket away from this session; whoever reads is woken, and has left when it returns. It reports whether
 // the session still had it.
 func (d *datagrams) release(why error) bool {
@@ -221,7 +224,11 @@ func (d *datagrams) release(why error) bool {
 		return false
 	}
 	_ = d.UDPConn.SetReadDeadline(time.Unix(1, 0))
-	for d.readers.Load() > 0 {
+	for waited := time.Duration(0); d.readers.Load() > 0; waited += time.Millisecond {
+		if waited >= leaveFor { // it does not leave, so nobody else can have the socket
+			d.socket.close("error", nil)
+			return false
+		}
 		time.Sleep(time.Millisecond)
 	}
 	return true

@@ -183,12 +183,12 @@ func (b book) judged(o tunnel.Open, f finding) {
 		source = "none"
 	}
 	b.emit(o.Owner, o.Flow, &event.Connect{Hostname: f.name, NameSource: source, Names: names, Dst: o.Addr, Protocol: o.Network,
-		Route: "tunnel", Verdict: f.verdict.String(), Rule: f.rule, Reason: f.reason})
+		Route: "tunnel", Client: b.client, Verdict: f.verdict.String(), Rule: f.rule, Reason: f.reason})
 }
 
 // closed tells of a flow's end.
 func (b book) closed(f *flow, cause string, err error) {
-	d := &event.Close{Hostname: f.found.name, Dst: f.open.Addr, Protocol: f.open.Network, Route: "tunnel", Verdict: f.found.verdict.String(),
+	d := &event.Close{Hostname: f.found.name, Dst: f.open.Addr, Protocol: f.open.Network, Route: "tunnel", Client: b.client, Verdict: f.found.verdict.String(),
 		BytesSent: f.sent.Load(), BytesReceived: f.received.Load(), Duration: time.Since(f.began), Close: cause}
 	if cause == "error" && err != nil {
 		d.Error = err.Error()

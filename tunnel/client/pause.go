@@ -37,3 +37,6 @@ func (h *Handler) Counters() Counters {
 	}
 	return c
 }
+
+// MaxFlows is how many flows may be open at one time.
+func (h *Handler) MaxFlows() int { return h.limits.Limits.Flows }

@@ -83,6 +83,11 @@ func (p *Policy) SetEdge(addrs []netip.Addr) {
 // Audit reports whether the list only watches.
 func (p *Policy) Audit() bool { return p.app("").Mode() == policy.ModeAudit }
 
+// Warnings returns what is allowed but worth a second look.
+func (p *Policy) Warnings() []*policy.Error {
+	return p.app("").Warnings()
+}
+
 // Empty reports whether there is no rule at all, so that nothing passes unless the list only watches.
 func (p *Policy) Empty() bool {
 	r := p.rules

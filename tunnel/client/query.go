@@ -29,7 +29,7 @@ func (h *Handler) Query(ctx context.Context, q tunnel.Query) ([]byte, error) {
 	if err := m.Unpack(q.Message); err != nil || m.Response || len(m.Question) != 1 {
 		return nil, tunnel.Errorf(tunnel.Malformed, "no DNS question")
 	}
-	told := &event.DNSQuery{Hostname: strings.TrimSuffix(m.Question[0].Name, "."), QType: dns.Type(m.Question[0].Qtype).String(), Route: "tunnel"}
+	told := &event.DNSQuery{Hostname: strings.TrimSuffix(m.Question[0].Name, "."), QType: dns.Type(m.Question[0].Qtype).String(), Route: "tunnel", Client: h.told.client}
 	reply, err := h.answer(ctx, q, m, told)
 	told.Duration = time.Since(began)
 	var wire []byte
