@@ -128,7 +128,7 @@ type edge struct {
 }
 
 // newEdge starts the edge's end; without conn the data path's is left to the test.
-func newEdge(t *testing.T, to tunnel.Opener, o Options, conn bool) *edge {
+func newEdge(t testing.TB, to tunnel.Opener, o Options, conn bool) *edge {
 	t.Helper()
 	before := openFiles(t)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -176,7 +176,7 @@ func newEdge(t *testing.T, to tunnel.Opener, o Options, conn bool) *edge {
 	return e
 }
 
-func openFiles(t *testing.T) int {
+func openFiles(t testing.TB) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
