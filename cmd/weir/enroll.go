@@ -96,19 +96,12 @@ func enroll(ctx context.Context, edge edgeAddress, token creds.Token, name strin
 	if err != nil {
 		return nil, "", credentialsHint(fmt.Errorf("enroll at %s: %w", edge, err), edge)
 	}
-	client, err := creds.Enroll(ctx, conn, creds.EnrollRequest{Token: token, Name: name, ClientConfig: creds.ClientConfig{Dir: dir}})
+	defer conn.close()
+	client, err := creds.Enroll(ctx, conn.Conn, creds.EnrollRequest{Token: token, Name: name, ClientConfig: creds.ClientConfig{Dir: dir}})
 	if err != nil {
 		return nil, "", credentialsHint(fmt.Errorf("%s: %w", edge, err), edge)
 	}
 	return client, dir, nil
-}
-
-// handshakeTime bounds one attempt to reach an edge.
-const handshakeTime = 5 * time.Second
-
-func dialToEnroll(ctx context.Context, edge edgeAddress, token creds.Token) (*quic.Conn, error) {
-	conn, err := quic.DialAddr(ctx, edge.String(), creds.EnrollTLS(token, nil), &quic.Config{HandshakeIdleTimeout: handshakeTime})
-	return conn, creds.Explain(err)
 }
 
 // skewWorthTelling is how far clocks may be apart before certificates begin or end at a wrong time.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -54,7 +55,7 @@ func Enroll(ctx context.Context, conn *quic.Conn, r EnrollRequest) (*Enrolled, e
 		return nil, fmt.Errorf("enroll: %w", answer.refusal)
 	}
 	cr, err := grantedTo(key, answer.chain)
-	if err == nil && !r.Token.Pin.among(cr.pins()) {
+	if err == nil && !slices.ContainsFunc(r.Token.pins(), func(p Pin) bool { return p.among(cr.pins()) }) {
 		err = ErrPin
 	}
 	if err == nil && cr.identity.Client != answer.name {

@@ -71,6 +71,16 @@ func (k *keys) bundle(now time.Time) []byte {
 	return out
 }
 
+// pins are those of the authorities that count, the signer's first.
+func (k *keys) pins(now time.Time) (pins []Pin) {
+	for _, a := range k.Authorities {
+		if a.liveAt(now) {
+			pins = append(pins, PinOf(a.cert))
+		}
+	}
+	return pins
+}
+
 // rotate puts a new authority before the others. With drop, these end now, otherwise when all they have signed has expired.
 func (k *keys) rotate(now time.Time, drop bool) error {
 	a, err := newAuthority(k.signer().ID+1, now)

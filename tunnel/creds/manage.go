@@ -57,7 +57,7 @@ func (s *Store) NewToken(r TokenRequest) (Token, error) {
 		if open >= MaxTokens {
 			return fmt.Errorf("%d tokens are waiting to be used, the most that there can be", MaxTokens)
 		}
-		t = newToken(PinOf(st.keys.signer().cert))
+		t = newToken(st.keys.pins(now)...)
 		st.registry.Tokens = append(st.registry.Tokens, &tokenRecord{
 			ID: t.ID, Hash: t.hash(), Space: r.Space, Client: r.Client, Created: now, Expires: now.Add(r.TTL),
 		})

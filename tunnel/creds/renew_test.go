@@ -3,6 +3,8 @@
 package creds
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"testing"
 	"time"
@@ -223,6 +225,42 @@ func TestRotation(t *testing.T) {
 	}
 	if list, err := e.Authorities(); err != nil || len(list) != 2 || list[0].ID != 3 {
 		t.Errorf("after the next rotation: %+v, %v", list, err)
+	}
+}
+
+// TestRotationByHostName: where the server is asked for by the name of its host, in the TLS around a WebSocket, all who may
+// know it while a rotation lasts do.
+func TestRotationByHostName(t *testing.T) {
+	c := newClock()
+	s := openStore(t, c)
+	e := listen(t, s)
+	before := mustEnroll(t, e, TokenRequest{}, "before", c)
+	if _, err := s.Rotate(false); err != nil {
+		t.Fatal(err)
+	}
+	token := mustToken(t, s, TokenRequest{})
+	if read, err := ParseToken(token.Text()); err != nil || read != token || token.Also == (Pin{}) {
+		t.Errorf("%v, %v", read, err)
+	}
+	after := mustEnroll(t, e, TokenRequest{}, "after", c)
+	cert, err := s.TLS().GetCertificate(&tls.ClientHelloInfo{ServerName: "edge.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown tls.ConnectionState
+	for _, der := range cert.Certificate {
+		parsed, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown.PeerCertificates = append(shown.PeerCertificates, parsed)
+	}
+	for name, conf := range map[string]*tls.Config{
+		"a client from before": before.TLS(), "a client from after": after.TLS(), "a token from after": EnrollTLS(token, c.Now),
+	} {
+		if err := conf.VerifyConnection(shown); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -68,8 +68,9 @@ func (k *keys) pool(now time.Time) *x509.CertPool {
 	return pool
 }
 
-// certificate chooses the authority that the client has asked for by its pin. Whoever asks for another one is shown the one
-// that signs, and knows what to make of it.
+// certificate chooses the authority that the client has asked for by its pin. Whoever asks for something else, as the TLS around
+// a WebSocket does with the name of the host, is shown the oldest that counts: clients and tokens from before a rotation know
+// no other, those from after it know both.
 func (s *Store) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	st, err := s.load()
 	if err != nil {
@@ -78,8 +79,12 @@ func (s *Store) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	now := s.now()
 	by := st.keys.signer()
 	for _, a := range st.keys.Authorities {
-		if a.liveAt(now) && PinOf(a.cert).serverName() == hello.ServerName {
-			by = a
+		if !a.liveAt(now) {
+			continue
+		}
+		by = a
+		if PinOf(a.cert).serverName() == hello.ServerName {
+			break
 		}
 	}
 	return s.tls.of(by, now)

@@ -24,12 +24,16 @@ const (
 type Token struct {
 	ID     string
 	Pin    Pin // of the authority that the edge must have
+	Also   Pin // of the one before it, while a rotation lasts; zero otherwise
 	secret [secretLen]byte
 }
 
-// newToken makes a token out of the system's random numbers.
-func newToken(pin Pin) Token {
-	t := Token{Pin: pin}
+// newToken makes a token out of the system's random numbers. There is at least one pin.
+func newToken(pins ...Pin) Token {
+	t := Token{Pin: pins[0]}
+	if len(pins) > 1 {
+		t.Also = pins[1]
+	}
 	id := make([]byte, tokenIDLen)
 	rand.Read(id)
 	rand.Read(t.secret[:])
@@ -58,7 +62,18 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, fmt.Errorf("%w; this one is damaged", errToken)
 	}
 	t.ID = fields[0]
+	if len(fields) > 3 && !decodeField(t.Also[:], fields[3]) {
+		t.Also = Pin{} // not a pin: of a later version
+	}
 	return t, nil
+}
+
+// pins are those of the authorities that the edge may have.
+func (t Token) pins() []Pin {
+	if t.Also == (Pin{}) {
+		return []Pin{t.Pin}
+	}
+	return []Pin{t.Pin, t.Also}
 }
 
 // decodeField fills b from base64url. One spelling only: what is left over of the last octet must be 0.
@@ -69,7 +84,11 @@ func decodeField(b []byte, text string) bool {
 
 // Text returns the whole token, secret included, in one line without its end.
 func (t Token) Text() string {
-	return TokenPrefix + t.ID + "." + base64.RawURLEncoding.EncodeToString(t.secret[:]) + "." + t.Pin.String()
+	text := TokenPrefix + t.ID + "." + base64.RawURLEncoding.EncodeToString(t.secret[:])
+	for _, p := range t.pins() {
+		text += "." + p.String()
+	}
+	return text
 }
 
 // String returns the token without its secret.

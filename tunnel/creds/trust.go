@@ -29,7 +29,7 @@ func EnrollTLS(t Token, clock func() time.Time) *tls.Config {
 	if clock == nil {
 		clock = time.Now
 	}
-	return trusting(tunnel.EnrollALPN, []Pin{t.Pin}, clock)
+	return trusting(tunnel.EnrollALPN, t.pins(), clock)
 }
 
 // trusting takes the edge for who it is by the pin of its authority, and by nothing else: InsecureSkipVerify turns off the
