@@ -31,14 +31,14 @@ The token comes from whoever runs the edge ("weir keys token"). It is read from 
 line, where other users and the shell's history would see it. It says which edge it is for: no other can take it.`,
 		Example: `  weir enroll --tunnel https://edge.example:443 --token-file token
   ssh edge weir keys token | weir enroll --tunnel https://edge.example --token-file -
-  WEIR_TOKEN_FILE=token weir enroll --tunnel https://edge.example --name laptop`,
+  WEIR_TOKEN_FILE=token weir enroll --tunnel https://edge.example --client laptop`,
 		Args: wants(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	s := cmd.Flags()
 	s.StringVar(&f.tunnel, "tunnel", "", "the edge, `https://HOST:PORT`")
 	s.StringVar(&f.tokenFile, "token-file", "", "the token: a `FILE`, or - for stdin (also: WEIR_TOKEN_FILE)")
-	s.StringVar(&f.name, "name", "", "what this machine is to be called (default: its host name; a token for one name has its way)")
+	s.StringVar(&f.name, "client", "", "what this machine is to be called, a `NAME` (default: its host name; a token for one name has its way)")
 	return cmd
 }
 
@@ -58,7 +58,7 @@ func (f *enrollFlags) run(cmd *cobra.Command) error {
 	}
 	if f.name != "" {
 		if err := creds.CheckName(f.name); err != nil {
-			return usageError{fmt.Errorf("--name: %w", err)}
+			return usageError{fmt.Errorf("--client: %w", err)}
 		}
 	}
 	u := newUI(os.Stderr)
@@ -149,7 +149,7 @@ func refusalHint(err error, r creds.Refusal, edge edgeAddress) error {
 	case creds.RefusedToken, creds.RefusedUsed, creds.RefusedExpired:
 		return hint(err, "have another one made for this machine, on the edge: weir keys token")
 	case creds.RefusedName:
-		return hint(err, "weir enroll --tunnel %s --token-file FILE --name ANOTHER\nor, if it is the same machine, have a token made for its name, on the edge: weir keys token --client NAME", edge.url())
+		return hint(err, "weir enroll --tunnel %s --token-file FILE --client ANOTHER\nor, if it is the same machine, have a token made for its name, on the edge: weir keys token --client NAME", edge.url())
 	case creds.RefusedBusy:
 		return hint(err, "wait a minute")
 	}

@@ -116,7 +116,7 @@ func TestEnrollFails(t *testing.T) {
 	addr, _ := newEnrolHome(t)
 	url := "https://" + addr
 	used := tokenFile(t)
-	if _, failed := weirRun(t, "enroll", "--tunnel", url, "--token-file", used, "--name", "laptop"); failed != "" {
+	if _, failed := weirRun(t, "enroll", "--tunnel", url, "--token-file", used, "--client", "laptop"); failed != "" {
 		t.Fatal(failed)
 	}
 	foreign := tokenFile(t, "--keys", t.TempDir()+"/other")
@@ -133,9 +133,9 @@ func TestEnrollFails(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"used token":      {[]string{"--tunnel", url, "--token-file", used, "--name", "desktop"}, []string{"used already", "fix: ", "weir keys token"}},
+		"used token":      {[]string{"--tunnel", url, "--token-file", used, "--client", "desktop"}, []string{"used already", "fix: ", "weir keys token"}},
 		"foreign token":   {[]string{"--tunnel", url, "--token-file", foreign}, []string{"not the edge that the token is of", "fix: check HOST:PORT"}},
-		"name in use":     {[]string{"--tunnel", url, "--token-file", tokenFile(t), "--name", "laptop"}, []string{"has enrolled already", "--name ANOTHER", "--client NAME"}},
+		"name in use":     {[]string{"--tunnel", url, "--token-file", tokenFile(t), "--client", "laptop"}, []string{"has enrolled already", "--client ANOTHER", "--client NAME"}},
 		"broken token":    {[]string{"--tunnel", url, "--token-file", broken}, []string{"damaged", "fix: "}},
 		"token in argv":   {[]string{"--tunnel", url, "--token-file", token}, []string{"on the command line", "it was not used", "fix: "}},
 		"token as flag":   {[]string{"--tunnel", url, "--token-file=" + token}, []string{"on the command line"}},
@@ -148,7 +148,7 @@ func TestEnrollFails(t *testing.T) {
 		"password":        {[]string{"--tunnel", "https://a:hunter2@" + addr, "--token-file", used}, []string{"nothing else"}},
 		"port":            {[]string{"--tunnel", "https://a:70000", "--token-file", used}, []string{"port"}},
 		"hostile host":    {[]string{"--tunnel", "https://a\x1b[2Jb", "--token-file", used}, []string{"not a URL"}},
-		"bad name":        {[]string{"--tunnel", url, "--token-file", used, "--name", "../x"}, []string{"--name"}},
+		"bad name":        {[]string{"--tunnel", url, "--token-file", used, "--client", "../x"}, []string{"--client"}},
 		"stray argument":  {[]string{"--tunnel", url, "laptop"}, []string{"want no argument"}},
 		"nothing listens": {[]string{"--tunnel", "https://no-such-host.invalid", "--token-file", used}, []string{"no-such-host.invalid"}},
 	} {
@@ -172,7 +172,7 @@ func TestEnrollFails(t *testing.T) {
 		t.Errorf("a token in the environment:\n%s", failed)
 	}
 	t.Setenv(tokenFileEnv, tokenFile(t))
-	if _, failed := weirRun(t, "enroll", "--tunnel", url, "--name", "by-environment"); failed != "" {
+	if _, failed := weirRun(t, "enroll", "--tunnel", url, "--client", "by-environment"); failed != "" {
 		t.Error(failed)
 	}
 }
