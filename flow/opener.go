@@ -3,6 +3,8 @@ package flow
 import (
 	"context"
 	"runtime"
+
+	"github.com/weir-dev/weir/internal/relay"
 )
 
 // Opener is a [Handler] to which a door lends a goroutine only while a flow of "tcp" is being opened: Open returns when the
@@ -37,9 +39,17 @@ func (f *visit) carry(ctx context.Context, s opening, ended func()) {
 	defer ended()
 	defer f.leave()
 	s.relay.Up(s.upward)
+	var stats relay.Stats
+	over := s.relay.Over()
+	if over {
+		stats = s.relay.Wait() // before anybody who waits for this flow's last octet may end all that are left
+	}
 	f.sent()
 	s.held.release()
-	f.ended(ctx, s.relay.Wait())
+	if !over {
+		stats = s.relay.Wait()
+	}
+	f.ended(ctx, stats)
 }
 
 // deepen makes the goroutine's stack as large as an opening needs at once. It would grow there all the same, by doubling, and

@@ -131,6 +131,12 @@ func TestSameEvents(t *testing.T) {
 // eventsThrough runs a shell script inside and returns its events in the form in which they are the same every time.
 func eventsThrough(t *testing.T, door string, c sameRow) []string {
 	t.Helper()
+	return eventsOf(t, door, c, stateOf(t))
+}
+
+// eventsOf is eventsThrough in an environment.
+func eventsOf(t *testing.T, door string, c sameRow, env []string) []string {
+	t.Helper()
 	book := filepath.Join(t.TempDir(), "events")
 	args := append([]string{"run", "-q", "--name", "same", "--door", door, "--events", book}, strings.Fields(c.flags)...)
 	args = append(args, "--share="+filepath.Join(binDir(), "probe")+":/run/probe:ro", "--share="+world.CAFile()+":/run/ca.pem:ro",
@@ -138,7 +144,7 @@ func eventsThrough(t *testing.T, door string, c sameRow) []string {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir(), "weir"), args...)
-	cmd.Env = stateOf(t)
+	cmd.Env = env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", door, err, out)
 	}

@@ -66,6 +66,7 @@ type Relay struct {
 
 	sent, received atomic.Int64
 	stop           func() bool // ends the watch over the context
+	downEnded      atomic.Bool // the downward half is over
 	upEnded        atomic.Bool // the client's stream has ended and upstream has been told
 	closedWhole    atomic.Bool // a side without half-close was closed at the end of the other's stream
 
@@ -102,7 +103,11 @@ func (r *Relay) Start() {
 func (r *Relay) runDown() {
 	defer r.down.Done()
 	r.downErr = r.finish(r.client, carry(r.client, r.upstream, &r.received))
+	r.downEnded.Store(true)
 }
+
+// Over reports whether the downward half has come to its end. When Up has returned as well, Wait does not wait.
+func (r *Relay) Over() bool { return r.downEnded.Load() }
 
 // Up carries the client's bytes upstream until the client ends its stream or something breaks, and returns what broke:
 // nil after an end of stream.
