@@ -30,7 +30,7 @@ const minRounds = 3
 type benchFlags struct {
 	metrics, doors []string
 	peers, html    string
-	quick          bool
+	quick, tunnel  bool
 	rounds         int
 	length         time.Duration
 	config         bench.Config // made of them
@@ -55,6 +55,7 @@ Numbers are worth what the machine is quiet: a ~ marks those whose samples lie m
 		Example: `  weir bench --quick
   weir bench --peers --html bench.html
   weir bench --metric throughput,rr --rounds 5 --for 2s
+  weir bench --tunnel --metric throughput,connect_us,udp_arrived
   weir bench --json | jq '.rows[] | {subject, metric, direction, streams, value, unit}'`,
 		Args: f.noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -73,6 +74,7 @@ Numbers are worth what the machine is quiet: a ~ marks those whose samples lie m
 	flags.DurationVar(&f.length, "for", time.Second, "length of a transfer; other loads take half of it")
 	flags.StringSliceVar(&f.metrics, "metric", nil, "measure only these: "+strings.Join(bench.Metrics(), ", "))
 	flags.StringSliceVar(&f.doors, "door", []string{"netstack", "tproxy"}, "doors to measure: netstack, tproxy, both")
+	flags.BoolVar(&f.tunnel, "tunnel", false, "measure each door with a tunnel behind it, too: over QUIC and over WebSocket")
 	flags.StringVar(&f.peers, "peers", "", "measure other tools too")
 	flags.Lookup("peers").NoOptDefVal = "all"
 	flags.StringVar(&f.html, "html", "", "also write a page with charts to `FILE`")
@@ -107,7 +109,7 @@ func (f *benchFlags) complete(cmd *cobra.Command) error {
 	}
 	c := bench.Config{
 		Builds: []bench.Build{{Path: self}}, Doors: f.doors, Part: []string{"bench", "part"}, Rounds: f.rounds, For: f.length,
-		Starts: 10, Idle: 1000, Rest: 2 * time.Second, Version: versionText(),
+		Starts: 10, Idle: 1000, Rest: 2 * time.Second, Version: versionText(), Tunnel: f.tunnel,
 	}
 	if f.quick {
 		c.Starts, c.Idle, c.Rest = 3, 200, 500*time.Millisecond

@@ -86,6 +86,7 @@ func parseFlags() options {
 	flag.IntVar(&o.Idle, "idle", 2000, "idle connections for the memory of a flow")
 	flag.DurationVar(&o.Rest, "rest", 3*time.Second, "how long they are idle before memory is read")
 	flag.DurationVar(&o.For, "duration", time.Second, "length of one transfer; other loads take half of it")
+	flag.BoolVar(&o.Tunnel, "tunnel", false, "measure each door with a tunnel behind it, too")
 	only := flag.String("only", "", "measure only what this `REGEXP` matches, as in \"throughput up 1\", \"start_ms\", \"rss_per_flow\"")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.Parse()

@@ -37,6 +37,9 @@ type Config struct {
 	Doors  []string
 	Peers  []string
 
+	// Tunnel adds each door with a tunnel behind it: over QUIC, and over QUIC in WebSocket.
+	Tunnel bool
+
 	// Part are the arguments with which this binary calls [Part] on those that follow.
 	Part []string
 
@@ -63,7 +66,7 @@ type Config struct {
 
 // Part is the other half of the measuring binary: the client, the server, and what waits for slirp4netns.
 func Part(args []string) error {
-	parts := map[string]func([]string) error{"client": clientMain, "server": serverMain, "hold": holdMain}
+	parts := map[string]func([]string) error{"client": clientMain, "server": serverMain, "hold": holdMain, "tunnel": tunnelMain}
 	if len(args) == 0 || parts[args[0]] == nil {
 		return errors.New("bench: no such part")
 	}

@@ -17,9 +17,10 @@ import (
 
 // order is one line on the client's stdin.
 type order struct {
-	What    string        // hello, up, down, rr, crr, udp-up, udp-down, idle, release
+	What    string        // hello, up, down, rr, crr, connect, udp-up, udp-down, paced-up, paced-down, idle, release
 	Target  string        // host:port of the server
 	Streams int           // connections at once
+	Rate    int           // datagrams a second of a paced load
 	For     time.Duration // how long
 }
 
@@ -110,6 +111,12 @@ func (c *client) obey(o order) (answer, error) {
 		return c.floodUp(o)
 	case "udp-down":
 		return c.floodDown(o)
+	case "paced-up":
+		return c.pacedUp(o)
+	case "paced-down":
+		return c.pacedDown(o)
+	case "connect":
+		return c.connects(o)
 	case "idle":
 		return c.hold(o)
 	case "release":

@@ -9,6 +9,8 @@
 //	host               127.0.0.1                        no sandbox at all
 //	netstack, tproxy,  host.weir.internal (10.77.0.1)   weir run, enforcing a rule, sniffing, writing events to a file
 //	both
+//	tunnel-netstack,   the host's own address           weir run --route tunnel, an edge and a client, all on this machine; over
+//	tunnel-tproxy                                       QUIC, and over QUIC in WebSocket
 //	pasta              the gateway's address            MTU 65520, its default
 //	slirp4netns        10.0.2.2                         MTU 1500, its default
 //	gvisor-tap-vsock   10.0.2.1                         rootlesskit with that network driver; MTU 1500 and 65520, its default

@@ -12,7 +12,7 @@ import (
 
 // Metrics are the names that rows have, but for those about memory that come along.
 func Metrics() []string {
-	return []string{"throughput", "rr", "crr", "udp_pps", "start_ms", "rss_per_flow"}
+	return []string{"throughput", "rr", "crr", "connect_us", "udp_pps", "udp_arrived", "start_ms", "rss_per_flow"}
 }
 
 // load is one metric that the client measures.
@@ -21,19 +21,26 @@ type load struct {
 	what                    string
 	streams                 int
 	half                    bool // takes half the time
+	rate                    int  // datagrams a second, of those with a pace
+	tunnel                  bool // measured only where a tunnel is
 }
 
 var loads = []load{
-	{"throughput", "up", "Gbit/s", "up", 1, false},
-	{"throughput", "down", "Gbit/s", "down", 1, false},
-	{"throughput", "up", "Gbit/s", "up", 8, false},
-	{"throughput", "down", "Gbit/s", "down", 8, false},
-	{"rr", "", "1/s", "rr", 1, true},
-	{"rr", "", "1/s", "rr", 16, true},
-	{"crr", "", "1/s", "crr", 1, true},
-	{"crr", "", "1/s", "crr", 16, true},
-	{"udp_pps", "up", "1/s", "udp-up", 1, true},
-	{"udp_pps", "down", "1/s", "udp-down", 1, true},
+	{"throughput", "up", "Gbit/s", "up", 1, false, 0, false},
+	{"throughput", "down", "Gbit/s", "down", 1, false, 0, false},
+	{"throughput", "up", "Gbit/s", "up", 8, false, 0, false},
+	{"throughput", "down", "Gbit/s", "down", 8, false, 0, false},
+	{"rr", "", "1/s", "rr", 1, true, 0, false},
+	{"rr", "", "1/s", "rr", 16, true, 0, false},
+	{"crr", "", "1/s", "crr", 1, true, 0, false},
+	{"crr", "", "1/s", "crr", 16, true, 0, false},
+	{"udp_pps", "up", "1/s", "udp-up", 1, true, 0, false},
+	{"udp_pps", "down", "1/s", "udp-down", 1, true, 0, false},
+	{"connect_us", "", "us", "connect", 1, true, 0, true},
+	{"udp_arrived", "up", "%", "paced-up", 40000, true, 40000, true},
+	{"udp_arrived", "down", "%", "paced-down", 40000, true, 40000, true},
+	{"udp_arrived", "up", "%", "paced-up", 100000, true, 100000, true},
+	{"udp_arrived", "down", "%", "paced-down", 100000, true, 100000, true},
 }
 
 // Measure takes all samples. It returns when all is measured, or with the error of a ctx that has ended; Open was given the
@@ -81,7 +88,9 @@ func (b *Bench) Measure(ctx context.Context) (*Result, error) {
 }
 
 func (b *Bench) wantedLoads() []load {
-	return slices.DeleteFunc(slices.Clone(loads), func(l load) bool { return !b.wanted(l.metric, l.direction, fmt.Sprint(l.streams)) })
+	return slices.DeleteFunc(slices.Clone(loads), func(l load) bool {
+		return l.tunnel && !b.config.Tunnel || !b.wanted(l.metric, l.direction, fmt.Sprint(l.streams))
+	})
 }
 
 // wanted reports whether the config asks for a row.
@@ -118,7 +127,7 @@ func (b *Bench) measureLoad(ctx context.Context, r *running, l load) {
 	}
 	cpu := func(p process) time.Duration { return p.cpu }
 	before := total(r.carriers(), cpu)
-	a, err := r.ask(order{What: l.what, Target: r.hostPort(b.port), Streams: l.streams, For: d})
+	a, err := r.ask(order{What: l.what, Target: r.hostPort(b.port), Streams: l.streams, Rate: l.rate, For: d})
 	if err != nil {
 		if ctx.Err() == nil {
 			b.notef("%s, %s: %v", r.Label(), row.Title(), err)
@@ -167,7 +176,7 @@ func (b *Bench) measureStarts(ctx context.Context) {
 	failed := map[*running]bool{}
 	for range b.config.Starts {
 		for _, r := range b.running {
-			if ctx.Err() != nil || failed[r] {
+			if ctx.Err() != nil || failed[r] || r.tunnel != "" { // its start is that of a tunnel, which is there before the program
 				continue
 			}
 			start := time.Now()
@@ -212,6 +221,7 @@ func (b *Bench) measureIdle(ctx context.Context, s *Subject) error {
 	}
 	rss := func(p process) int64 { return p.rss }
 	before := r.carriers()
+	hosted, user := r.sides()
 	b.measurePeak(r, Row{Metric: "rss_start"})
 	a, err := r.ask(order{What: "idle", Target: r.hostPort(b.port), Streams: b.config.Idle})
 	if err != nil {
@@ -222,6 +232,7 @@ func (b *Bench) measureIdle(ctx context.Context, s *Subject) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	b.measureSides(ctx, r, [2][]process{hosted, user})
 	after := r.carriers()
 	b.result.add(s, Row{Metric: "rss_per_flow", Unit: "kB"}, float64(together(after, rss)-together(before, rss))/a.Value/1e3)
 	b.result.add(s, Row{Metric: "rss_per_flow_sum", Unit: "kB"}, float64(total(after, rss)-total(before, rss))/a.Value/1e3)
@@ -255,13 +266,17 @@ func (r *Row) Title() string {
 		"throughput": "TCP", "rr": "request-response", "crr": "connect-request-close", "udp_pps": "UDP 1200 B", "start_ms": "start of true",
 		"rss_peak": "memory, peak under load,", "rss_start": "memory at start,", "rss_per_flow": "memory per idle flow",
 		"rss_per_flow_sum": "memory per idle flow, sum", "rss_peak_idle": "memory with idle flows,",
+		"connect_us": "connect", "udp_arrived": "UDP 1200 B", "idle_cpu": "CPU of idle flows,", "idle_rss": "memory of idle flows,",
 	}[r.Metric]
 	parts := []string{name}
 	if r.Direction != "" {
 		parts[0] += " " + r.Direction
 	}
 	switch {
-	case r.Metric == "rss_peak_idle":
+	case r.Metric == "udp_arrived":
+		parts = append(parts, fmt.Sprintf("of %d/s arrived", r.Streams))
+	case r.Metric == "connect_us":
+	case r.Metric == "rss_peak_idle", r.Metric == "idle_cpu", r.Metric == "idle_rss":
 		parts = append(parts, fmt.Sprintf("%d flows", r.Streams))
 	case r.Metric == "udp_pps" || r.Streams == 0:
 	case r.Streams == 1:

@@ -67,7 +67,7 @@ func kindOf(s *Subject) string {
 	switch {
 	case s.Name == "host":
 		return "host"
-	case s.Link != "":
+	case s.Link != "" || s.tunnel != "":
 		return "door"
 	}
 	return "peer"

@@ -26,6 +26,7 @@ const (
 
 	opFloodUp   = 5 // datagram: count it under its argument
 	opFloodDown = 6 // datagram: send datagrams back for argument nanoseconds
+	opPacedDown = 7 // datagram: the same, at so many a second (upper half of the argument) for so many milliseconds (lower)
 
 	messageSize  = 64   // bytes of a request and of a response
 	datagramSize = 1200 // bytes of UDP payload: a QUIC packet
@@ -55,7 +56,7 @@ type flood struct {
 	first, last time.Time
 }
 
-// serverMain listens on a free port of 127.0.0.1, prints it, and serves until stdin ends.
+// serverMain listens on a free port of all addresses, prints it, and serves until stdin ends.
 func serverMain([]string) error {
 	s, err := listen()
 	if err != nil {
@@ -69,7 +70,7 @@ func serverMain([]string) error {
 
 // listen starts a server.
 func listen() (*server, error) {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	ln, err := net.Listen("tcp4", "0.0.0.0:0")
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +181,8 @@ func (s *server) serveUDP() {
 			s.received(arg)
 		case opFloodDown:
 			go s.flood(from, time.Duration(arg))
+		case opPacedDown:
+			go s.paced(from, arg)
 		}
 	}
 }

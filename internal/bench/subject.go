@@ -30,7 +30,11 @@ type Subject struct {
 	Skipped string `json:"skipped,omitempty"`
 
 	asked string // the name that it has to turn out to have
-	lack  error  // why it cannot even be started
+
+	// tunnel is the transport of the tunnel behind it, empty where there is none.
+	tunnel string
+
+	lack error // why it cannot even be started
 
 	// target is the server's host as the client has to call it.
 	target string
@@ -61,6 +65,14 @@ func (b *Bench) subjects() []*Subject {
 	for _, build := range b.config.Builds {
 		for _, door := range b.config.Doors {
 			all = append(all, b.weir(build, door))
+		}
+		if !b.config.Tunnel {
+			continue
+		}
+		for _, transport := range []string{overQUIC, overWebSocket} {
+			for _, door := range b.config.Doors {
+				all = append(all, b.tunnelled(build, door, transport))
+			}
 		}
 	}
 	for _, name := range b.config.Peers {

@@ -5,6 +5,7 @@ package bench
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Target is one thing that a door should reach, and how far it got.
@@ -35,11 +36,15 @@ type goal struct {
 	against, variant string
 	metric, dir      string
 	streams          int
-	part             string // p99, or "over" for what is added to the host's value; else the value
+	part             string // p99, or "over" for what is added to the value of against; else the value
 	unit             string
 	less             bool
 	netstack, tproxy bound
+	tunnel           string // the transport, where the door has a tunnel behind it
 }
+
+// itself stands in goal.against for the door without its tunnel.
+const itself = "without tunnel"
 
 // goals are the targets that weir is built to, door by door.
 func goals() (out []goal) {
@@ -80,20 +85,55 @@ func goals() (out []goal) {
 		goal{metric: "rss_per_flow", unit: "kB", less: true, netstack: bound{25, 10}, tproxy: bound{12, 5}})
 }
 
+// tunnelGoals are those of a door with a tunnel behind it.
+func tunnelGoals() (out []goal) {
+	for _, streams := range []int{1, 8} {
+		for _, dir := range []string{"up", "down"} {
+			out = append(out,
+				goal{tunnel: overQUIC, metric: "throughput", dir: dir, streams: streams, unit: "Gbit/s", netstack: bound{1.2, 2.2}, tproxy: bound{1.5, 2.5}},
+				goal{tunnel: overWebSocket, metric: "throughput", dir: dir, streams: streams, unit: "Gbit/s", netstack: bound{0.4, 0.4}, tproxy: bound{0.4, 0.4}})
+		}
+	}
+	out = append(out, goal{tunnel: overQUIC, against: itself, part: "over", metric: "connect_us", streams: 1, unit: "us", less: true,
+		netstack: bound{1500, 1500}, tproxy: bound{1500, 1500}})
+	for _, dir := range []string{"up", "down"} {
+		for _, rate := range []int{40000, 100000} {
+			out = append(out, goal{tunnel: overQUIC, metric: "udp_arrived", dir: dir, streams: rate, unit: "%", netstack: bound{99, 99}, tproxy: bound{99, 99}})
+		}
+	}
+	for _, side := range []string{"hosted", "user"} {
+		out = append(out,
+			goal{tunnel: overQUIC, metric: "idle_cpu", dir: side, streams: idleFlows, unit: "%", less: true, netstack: bound{2, 2}, tproxy: bound{2, 2}},
+			goal{tunnel: overQUIC, metric: "idle_rss", dir: side, streams: idleFlows, unit: "MB", less: true, netstack: bound{40, 40}, tproxy: bound{40, 40}})
+	}
+	return out
+}
+
+// idleFlows is how many idle flows the targets of a tunnel speak of.
+const idleFlows = 1000
+
 // targets holds the doors of the first build against their goals.
 func (res *Result) targets() (out []Target) {
-	for _, g := range goals() {
+	for _, g := range append(goals(), tunnelGoals()...) {
 		for _, door := range []struct {
 			name string
 			is   bound
 		}{{"netstack", g.netstack}, {"tproxy", g.tproxy}} {
-			t := Target{Subject: door.name, What: g.title(), Against: g.againstLabel(), Unit: g.unit, Floor: door.is.floor, Aim: door.is.aim, Less: g.less}
+			t := Target{Subject: g.subject(door.name).Label(), What: g.title(), Against: g.againstLabel(), Unit: g.unit, Floor: door.is.floor, Aim: door.is.aim, Less: g.less}
 			t.Figure, t.Shaky = res.figure(door.name, g)
 			t.judge()
 			out = append(out, t)
 		}
 	}
 	return out
+}
+
+// subject is what the goal is about, for one of the doors.
+func (g goal) subject(door string) *Subject {
+	if g.tunnel == "" {
+		return &Subject{Name: door}
+	}
+	return &Subject{Name: tunnelPrefix + door, Variant: strings.TrimPrefix(g.tunnel, overQUIC)}
 }
 
 // figure is 0 where something that it needs was not measured.
@@ -105,7 +145,8 @@ func (res *Result) figure(door string, g goal) (Figure, bool) {
 		}
 		return nil
 	}
-	mine := row(door, "")
+	me := g.subject(door)
+	mine := row(me.Name, me.Variant)
 	if mine == nil {
 		return 0, false
 	}
@@ -113,6 +154,9 @@ func (res *Result) figure(door string, g goal) (Figure, bool) {
 		return Figure(mine.Value), mine.shaky()
 	}
 	other := row(g.against, g.variant)
+	if g.against == itself {
+		other = row(door, "")
+	}
 	if other == nil {
 		return 0, false
 	}
@@ -152,11 +196,21 @@ func (t *Target) judge() {
 
 func (g goal) title() string {
 	title := (&Row{Metric: g.metric, Direction: g.dir, Streams: g.streams}).Title()
+	switch {
+	case g.tunnel == overWebSocket:
+		title = "tunnel over WebSocket, " + title
+	case g.tunnel != "":
+		title = "tunnel, " + title
+	}
 	switch g.part {
 	case "p99":
 		return title + ", p99"
 	case "over":
-		return title + ", over a plain exec"
+		if g.against != itself {
+			title += ", over a plain exec"
+		} else {
+			title += ", added"
+		}
 	}
 	return title
 }
