@@ -74,7 +74,7 @@ func lookTunnel(r *running) (string, error) {
 	}
 	for line := range bytes.Lines(said) {
 		if e, err := event.Parse(line); err == nil {
-			if up, ok := e.Details.(*event.TunnelUp); ok && up.Transport != r.tunnel {
+			if up, ok := e.Details.(*event.Tunnel); ok && up.Kind() == event.KindTunnelUp && up.Transport != r.tunnel {
 				return "", fmt.Errorf("the tunnel goes over %s", event.Escape(up.Transport))
 			}
 		}
