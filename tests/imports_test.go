@@ -62,6 +62,8 @@ var edges = []struct{ from, to, why string }{
 	{"tunnel/edge", "tunnel/wire", "clients say what they reach"},
 	{"tunnel/edge", "tunnel/session", "one for each client"},
 	{"tunnel/edge", "tunnel/creds", "who may connect"},
+	{"tunnel/edge", "tunnel/gro", "packets come in by the message"},
+	{"tunnel/client", "tunnel/gro", "packets come in by the message"},
 	{"tunnel/edge", "tunnel/websocket", "where UDP is blocked"},
 	{"tunnel/handoff", "tunnel", "a data path opens flows, an edge serves them"},
 	{"tunnel/handoff", "internal/relay", "both ends of a flow are carried like those of any other"},

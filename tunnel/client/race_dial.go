@@ -14,6 +14,7 @@ import (
 
 	"github.com/weir-dev/weir/tunnel"
 	"github.com/weir-dev/weir/tunnel/creds"
+	"github.com/weir-dev/weir/tunnel/gro"
 	"github.com/weir-dev/weir/tunnel/session"
 	"github.com/weir-dev/weir/tunnel/websocket"
 )
@@ -129,7 +130,7 @@ func openUDP(addr netip.Addr) (socketPair, error) {
 	if err != nil {
 		return socketPair{}, err
 	}
-	return socketPair{&quic.Transport{Conn: c}, c}, nil
+	return socketPair{&quic.Transport{Conn: gro.Wrap(c)}, c}, nil
 }
 
 // closeAfter closes the sockets when the session has ended.

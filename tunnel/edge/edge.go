@@ -17,6 +17,7 @@ import (
 
 	"github.com/weir-dev/weir/tunnel"
 	"github.com/weir-dev/weir/tunnel/creds"
+	"github.com/weir-dev/weir/tunnel/gro"
 	"github.com/weir-dev/weir/tunnel/session"
 	"github.com/weir-dev/weir/tunnel/websocket"
 	"github.com/weir-dev/weir/tunnel/wire"
@@ -110,7 +111,7 @@ func New(cfg Config) (*Edge, error) {
 	tlsConfig := cfg.Store.TLS()
 	e.openWebSocket()
 	e.quic = &quic.Transport{
-		Conn:                cfg.UDP,
+		Conn:                gro.Wrap(cfg.UDP),
 		StatelessResetKey:   (*quic.StatelessResetKey)(&keys.StatelessReset),
 		TokenGeneratorKey:   (*quic.TokenGeneratorKey)(&keys.TokenGenerator),
 		VerifySourceAddress: func(net.Addr) bool { return e.limits.mustProve() },
