@@ -28,7 +28,8 @@ func (c *Client) serveTCP(q *quic.Stream, h wire.Header) {
 		refuse(q, tunnel.TimedOut)
 		return
 	}
-	f := &carrier{client: c, q: q, conn: conn}
+	f := &carrier{client: c, q: q, conn: conn, share: c.fair.join(h.Open.Sandbox, false)}
+	defer f.share.leave()
 	f.run()
 }
 
@@ -69,6 +70,7 @@ type carrier struct {
 	client *Client
 	q      *quic.Stream
 	conn   net.Conn
+	share  *share
 	sent   int64 // octets on the stream
 
 	failed  atomic.Bool // both directions are over
@@ -131,7 +133,7 @@ func (f *carrier) down() {
 
 // Write writes what came from the destination to the stream.
 func (f *carrier) Write(b []byte) (int, error) {
-	n, err := f.q.Write(b)
+	n, err := f.share.write(f.q, b)
 	f.sent = weigh(f.q, f.sent, n)
 	return n, err
 }

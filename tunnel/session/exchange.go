@@ -32,7 +32,7 @@ type exchange struct {
 
 func newExchange(l *link) *exchange {
 	x := &exchange{
-		link: l, schedule: newSchedule(), flows: make(map[uint64]*udpFlow), began: time.Now(), tooLong: make([]byte, packetBuffer),
+		link: l, schedule: newSchedule(l.fair), flows: make(map[uint64]*udpFlow), began: time.Now(), tooLong: make([]byte, packetBuffer),
 	}
 	x.measure()
 	return x
@@ -62,7 +62,14 @@ func (x *exchange) measure() {
 func (x *exchange) send() {
 	var batch [32]packet
 	for {
-		n := x.schedule.pop(batch[:], time.Now())
+		n, ahead := x.schedule.pop(batch[:], time.Now())
+		if n == 0 && ahead != nil {
+			ahead.pause()
+			if x.link.conn.Context().Err() != nil {
+				return
+			}
+			continue
+		}
 		if n == 0 {
 			select {
 			case <-x.schedule.wake:

@@ -41,11 +41,13 @@ type account struct {
 	active []*udpFlow // those with something waiting, the next one first
 	credit int
 	queued bool
+	share  *share
 }
 
 // schedule chooses which datagram is sent next: each sandbox has its turn, and within it each flow.
 type schedule struct {
 	wake chan struct{} // has one while there may be something to send
+	fair *fairness
 
 	mu       sync.Mutex
 	accounts map[string]*account
@@ -54,8 +56,8 @@ type schedule struct {
 	dropped  uint64
 }
 
-func newSchedule() *schedule {
-	return &schedule{wake: make(chan struct{}, 1), accounts: make(map[string]*account)}
+func newSchedule(fair *fairness) *schedule {
+	return &schedule{wake: make(chan struct{}, 1), fair: fair, accounts: make(map[string]*account)}
 }
 
 // join makes a flow one of its sandbox's.
@@ -64,7 +66,7 @@ func (s *schedule) join(f *udpFlow, key string) {
 	defer s.mu.Unlock()
 	a := s.accounts[key]
 	if a == nil {
-		a = &account{key: key}
+		a = &account{key: key, share: s.fair.join(key, true)}
 		s.accounts[key] = a
 	}
 	a.users++
@@ -80,6 +82,7 @@ func (s *schedule) leave(f *udpFlow) {
 	}
 	if f.account.users--; f.account.users == 0 {
 		delete(s.accounts, f.account.key)
+		f.account.share.leave()
 	}
 }
 
@@ -107,6 +110,7 @@ func (s *schedule) push(f *udpFlow, packets []packet) {
 		if !f.account.queued {
 			f.account.queued = true
 			f.account.credit = quantum
+			f.account.share.begin(time.Now())
 			s.turn = append(s.turn, f.account)
 		}
 	}
@@ -117,11 +121,12 @@ func (s *schedule) push(f *udpFlow, packets []packet) {
 	}
 }
 
-// pop fills into with those that are next, and returns how many.
-func (s *schedule) pop(into []packet, now time.Time) (n int) {
+// pop fills into with those that are next, and returns how many. Where there are none because all that have something are
+// ahead of others in what they have sent, ahead is one of these.
+func (s *schedule) pop(into []packet, now time.Time) (n int, ahead *share) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for n < len(into) && len(s.turn) > 0 {
+	for refused := 0; n < len(into) && refused < len(s.turn); {
 		a := s.turn[0]
 		if a.credit <= 0 || len(a.active) == 0 {
 			s.next(a)
@@ -132,6 +137,13 @@ func (s *schedule) pop(into []packet, now time.Time) (n int) {
 			a.next(f)
 			continue
 		}
+		if a.share.take(f.out.items[f.out.head].size, now) == 0 {
+			ahead = a.share
+			refused++
+			s.next(a)
+			continue
+		}
+		refused = 0
 		p := f.out.pop(packetSize)
 		if now.Sub(p.since) > maxAge {
 			s.drop(p)
@@ -143,7 +155,7 @@ func (s *schedule) pop(into []packet, now time.Time) (n int) {
 		into[n] = p
 		n++
 	}
-	return n
+	return n, ahead
 }
 
 // next gives the turn of a sandbox to the one after it.
@@ -151,9 +163,10 @@ func (s *schedule) next(a *account) {
 	s.turn = append(s.turn[:0], s.turn[1:]...)
 	if len(a.active) == 0 {
 		a.queued = false
+		a.share.end(0, 0, time.Time{})
 		return
 	}
-	a.credit += quantum
+	a.credit = min(a.credit+quantum, quantum)
 	s.turn = append(s.turn, a)
 }
 

@@ -18,6 +18,7 @@ type link struct {
 	conn      *quic.Conn
 	control   *control
 	exchange  *exchange
+	fair      *fairness
 	transport string
 	log       logrus.FieldLogger
 
@@ -47,7 +48,7 @@ func newLink(conn *quic.Conn, stream *quic.Stream, transport string, log logrus.
 	if log == nil {
 		log = silent()
 	}
-	l := &link{conn: conn, transport: transport, log: log, done: make(chan struct{})}
+	l := &link{conn: conn, transport: transport, log: log, fair: newFairness(), done: make(chan struct{})}
 	l.control = newControl(l, stream)
 	l.exchange = newExchange(l)
 	return l

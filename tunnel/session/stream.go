@@ -29,6 +29,7 @@ const (
 type stream struct {
 	edge          *Edge
 	q             *quic.Stream
+	share         *share
 	local, remote net.Addr
 
 	writing sync.Mutex // held by Write and by whoever ends the direction
@@ -44,7 +45,8 @@ func newStream(e *Edge, q *quic.Stream, o tunnel.Open, s wire.Status) *stream {
 	if s.Resolved.IsValid() {
 		remote = s.Resolved
 	}
-	return &stream{edge: e, q: q, local: address(s.Bound), remote: address(remote)}
+	share := e.fair.join(o.Sandbox, false)
+	return &stream{edge: e, q: q, share: share, local: address(s.Bound), remote: address(remote)}
 }
 
 func address(a netip.AddrPort) net.Addr {
@@ -91,7 +93,7 @@ func (s *stream) Write(b []byte) (int, error) {
 	if s.ended {
 		return 0, net.ErrClosed
 	}
-	n, err := s.q.Write(b)
+	n, err := s.share.write(s.q, b)
 	s.sent = weigh(s.q, s.sent, n)
 	return n, s.err(err)
 }
@@ -147,7 +149,7 @@ func (s *stream) Close() error {
 		s.q.Close()
 	}
 	s.writing.Unlock()
-	s.edge.end()
+	s.release()
 	return nil
 }
 
@@ -157,5 +159,11 @@ func (s *stream) Abort(code tunnel.Code) {
 		return
 	}
 	refuse(s.q, code)
+	s.release()
+}
+
+// release gives back what the flow had of the session, once.
+func (s *stream) release() {
+	s.share.leave()
 	s.edge.end()
 }
