@@ -40,7 +40,7 @@ func newRootCommand() *cobra.Command {
 	offer(root, "log-level", "debug", "info", "warning", "error")
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(hostCommands(g)...)
-	root.AddCommand(newPolicyCommand(), newEnrollCommand(), newConnectCommand(g))
+	root.AddCommand(newPolicyCommand(), newEnrollCommand(), newConnectCommand(g), newScreenGuardCommand())
 	return root
 }
 

@@ -86,7 +86,6 @@ func (f *connectFlags) connect(cmd *cobra.Command, g *globals, u *ui, c connecti
 		}
 	}()
 	err = sup.Run(ctx)
-	reports.ended()
 	show.close()
 	return endStatus(err, c.edge)
 }
@@ -205,12 +204,12 @@ type reporter struct {
 func (r *reporter) report(s client.State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	up := s.Transport != "" && s.Phase != client.Ended
-	if r.transport != "" && (!up || s.Session != r.session || s.Transport != r.transport) {
-		r.emit(&event.Tunnel{Client: r.client, Transport: r.transport, Session: r.session, Reason: s.Reason})
-		r.transport, r.session = "", ""
+	ended := s.Phase == client.Ended || s.Transport == ""
+	another := s.Session != "" && s.Session != r.session // while a session drains its id is not said
+	if r.transport != "" && (ended || another) {
+		r.down(s.Reason)
 	}
-	if up && r.transport == "" {
+	if !ended && another {
 		r.transport, r.session = s.Transport, s.Session
 		r.emit(&event.Tunnel{Up: true, Client: r.client, Transport: s.Transport, Remote: s.Edge, Session: s.Session})
 	}
@@ -237,14 +236,13 @@ func (r *reporter) emit(t *event.Tunnel) {
 	r.sink.Emit(&event.Event{Time: time.Now(), Details: t})
 }
 
-// ended tells the end of a session that the supervisor has not.
-func (r *reporter) ended() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.transport != "" {
-		r.emit(&event.Tunnel{Client: r.client, Transport: r.transport, Session: r.session, Reason: "ended"})
-		r.transport = ""
+// down tells the end of the session that stands; the lock is held.
+func (r *reporter) down(reason string) {
+	if reason == "" {
+		reason = "ended"
 	}
+	r.emit(&event.Tunnel{Client: r.client, Transport: r.transport, Remote: r.last.Edge, Session: r.session, Reason: reason})
+	r.transport, r.session = "", ""
 }
 
 // maxEdgeAddrs bounds the addresses that are known to be the edge's.

@@ -34,6 +34,7 @@ func canShow() bool {
 
 // openScreen takes the terminal over. close gives it back.
 func openScreen(in, out *os.File) (*screen, error) {
+	watched := guardScreen(in, out)
 	before, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("set up terminal: %w", err)
@@ -43,7 +44,7 @@ func openScreen(in, out *os.File) (*screen, error) {
 		_ = term.Restore(int(in.Fd()), before)
 		return nil, fmt.Errorf("set up terminal: %w", err)
 	}
-	s := &screen{in: in, out: out, before: before, restore: restore}
+	s := &screen{in: in, out: out, before: before, restore: func() { restore(); watched() }}
 	_, err = out.WriteString(screenEnter)
 	if err != nil {
 		s.close()
@@ -56,8 +57,8 @@ func openScreen(in, out *os.File) (*screen, error) {
 func (s *screen) close() {
 	s.once.Do(func() {
 		_, _ = s.out.WriteString(screenLeave)
-		s.restore()
 		_ = term.Restore(int(s.in.Fd()), s.before)
+		s.restore()
 	})
 }
 

@@ -236,7 +236,7 @@ func stateDetail(s client.State) string {
 		parts = append(parts, s.Transport)
 	}
 	if s.RTT > 0 {
-		parts = append(parts, s.RTT.Round(100*time.Microsecond).String())
+		parts = append(parts, fmt.Sprintf("%.1f ms", s.RTT.Seconds()*1000))
 	}
 	if s.Retry > 0 {
 		parts = append(parts, "again in "+s.Retry.Round(time.Second).String())

@@ -124,18 +124,21 @@ func (v *view) head(width int) []string {
 		line += "  " + clip(cell(v.detail), rest)
 	}
 	marks := ""
-	if v.audit {
-		marks += "  AUDIT: nothing but guarded addresses is denied"
-	}
 	if v.paused {
-		marks += "  PAUSED: p goes on"
+		marks += "PAUSED (p goes on)  "
+	}
+	if v.audit {
+		marks += "AUDIT (only guarded addresses are denied)  "
 	}
 	second := fmt.Sprintf("%d of %d flows  %s up  %s down  %d denied  by %s", len(v.flows), v.max, octets(v.sent), octets(v.received), v.denied, v.order)
-	return []string{line, clip(second+marks, width), ""}
+	return []string{line, clip(marks+second, width), ""}
 }
 
-// columns of the table, and the least width of those that give way.
-var tableHead = []string{"APP", "DESTINATION", "ADDRESS", "UP", "DOWN", "AGE", "RULE"}
+// The columns of the table, and how wide they are where there is room, so that they stay where they are.
+var (
+	tableHead = [columns]string{"APP", "DESTINATION", "ADDRESS", "UP", "DOWN", "AGE", "RULE"}
+	usual     = [columns]int{10, 24, 21, 8, 8, 6, 8}
+)
 
 const (
 	colApp = iota
@@ -161,7 +164,7 @@ func (v *view) table(width, room int) []string {
 	}
 	v.top = max(min(v.top, at, len(list)-room), at-room+1, 0)
 	widths := fit(rows, width-2)
-	out := []string{"  " + join([columns]string(tableHead), widths)}
+	out := []string{"  " + join(tableHead, widths)}
 	for i := v.top; i < min(v.top+room, len(rows)); i++ {
 		line := join(rows[i], widths)
 		switch {
@@ -203,19 +206,32 @@ func row(f client.Flow, now time.Time) [columns]string {
 	return [columns]string{cell(f.Owner.App), name, addr, octets(f.Sent), octets(f.Received), age(now.Sub(f.Began)), rule}
 }
 
-// fit returns the width of each column: names give way first, then apps and rules.
+// hidden is the width of a column for which there is no room.
+const hidden = -1
+
+// fit returns the width of each column. Names give way first, then apps and rules, then whole columns: a number that is cut is
+// another number.
 func fit(rows [][columns]string, width int) (widths [columns]int) {
-	total := -2
+	total := -columnGap
 	for i := range columns {
-		widths[i] = len(tableHead[i])
+		widths[i] = usual[i]
 		for _, r := range rows {
 			widths[i] = max(widths[i], len(r[i]))
 		}
-		total += widths[i] + 2
+		total += widths[i] + columnGap
 	}
-	for _, give := range []struct{ column, least int }{{colName, 16}, {colRule, 6}, {colApp, 6}, {colAddr, 15}, {colName, 6}} {
-		if total > width {
-			less := min(total-width, max(widths[give.column]-give.least, 0))
+	for _, give := range []struct{ column, least int }{
+		{colName, 16}, {colRule, 6}, {colApp, 6}, {colAddr, 15}, {colRule, hidden}, {colUp, hidden}, {colAge, hidden}, {colName, 6}, {colDown, hidden},
+	} {
+		over := total - width
+		switch {
+		case over <= 0:
+			return widths
+		case give.least == hidden:
+			total -= widths[give.column] + columnGap
+			widths[give.column] = hidden
+		default:
+			less := min(over, max(widths[give.column]-give.least, 0))
 			widths[give.column] -= less
 			total -= less
 		}
@@ -223,22 +239,28 @@ func fit(rows [][columns]string, width int) (widths [columns]int) {
 	return widths
 }
 
+// columnGap is what is between two columns.
+const columnGap = 2
+
 func join(r [columns]string, widths [columns]int) string {
 	var b strings.Builder
 	for i, text := range r {
+		if widths[i] == hidden {
+			continue
+		}
 		text = shortenFront(text, widths[i])
 		pad := strings.Repeat(" ", widths[i]-len(text))
 		if i == colUp || i == colDown || i == colAge {
 			text = pad + text
-		} else if i < columns-1 {
+		} else {
 			text += pad
 		}
-		if i > 0 {
-			b.WriteString("  ")
+		if b.Len() > 0 {
+			b.WriteString(strings.Repeat(" ", columnGap))
 		}
 		b.WriteString(text)
 	}
-	return b.String()
+	return strings.TrimRight(b.String(), " ")
 }
 
 // shortenFront keeps the end of a text: that of a host name says whose it is.
@@ -278,7 +300,7 @@ func (v *view) foot(width int) []string {
 		return out
 	}
 	out = append(out, fill(v.recent[max(0, len(v.recent)-recentLines):], recentLines, width)...)
-	return append(out, clip("arrows select  k kill  p pause  s sort  c clear scan pauses  q drain and quit  ? help", width))
+	return append(out, clip("arrows select  k kill  p pause  s sort  c clear pauses  q quit  ? help", width))
 }
 
 // fill clips lines and adds empty ones up to n.
@@ -295,10 +317,10 @@ func fill(lines []string, n, width int) []string {
 
 func helpLines() []string {
 	return []string{
-		"Each line is a flow that a program in a hosted sandbox has open through this machine.",
+		"Each line is a flow that a hosted program has open through this machine.",
 		"",
 		"APP          what the hosted side calls the program",
-		"DESTINATION  the name that the address has here; ?NAME is what the hosted side says and nobody else",
+		"DESTINATION  the name that the address has here; ?NAME: so the hosted side says",
 		"ADDRESS      what this machine is connected with",
 		"RULE         what let it pass",
 		"",
