@@ -127,7 +127,7 @@ func (l *lab) dial(ctx context.Context, w way, _ session.ClientConfig) (carrier,
 
 // live lets the session end as QUIC would: when nothing has come for the idle time after a keepalive.
 func (s *fakeSession) live() {
-	ticker := time.NewTicker(100 * time.Millisecond)
+	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		select {
