@@ -14,26 +14,32 @@ type path struct {
 	wall   time.Time  // at the last look
 	mono   time.Time  // the same, by the clock that may stand still in sleep
 	source netip.Addr // from which packets go to the edge; invalid when unknown
-	edge   netip.AddrPort
 	moving bool
+}
+
+// anywhere is an address that nobody has (RFC 5737): what is sent there would go by the default route.
+var anywhere = netip.MustParseAddrPort("192.0.2.1:443")
+
+// edgeAddr is where packets to the edge go, as far as it is known.
+func (k *keeper) edgeAddr() netip.AddrPort {
+	if k.cur != nil && k.cur.Way().addr.IsValid() {
+		return k.cur.Way().addr
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.found.IsValid() {
+		return k.found
+	}
+	return anywhere
 }
 
 // checkPath finds out whether the machine has slept or has changed its network, and acts on it.
 func (k *keeper) checkPath() {
 	p := &k.path
 	wall, mono := k.parts.wall(), time.Now()
-	slept := !p.mono.IsZero() && wall.Sub(p.wall)-min(mono.Sub(p.mono), tick) > jump
+	slept := wall.Sub(p.wall)-min(mono.Sub(p.mono), tick) > jump
 	p.wall, p.mono = wall, mono
-	if k.cur != nil && k.cur.Way().addr.IsValid() {
-		p.edge = k.cur.Way().addr
-	}
-	if !p.edge.IsValid() {
-		if slept {
-			k.moved()
-		}
-		return
-	}
-	source := k.parts.source(p.edge)
+	source := k.parts.source(k.edgeAddr())
 	changed := source.IsValid() && p.source.IsValid() && source != p.source
 	back := source.IsValid() && !p.source.IsValid() && k.cur == nil // there was no network, and now there is
 	if source.IsValid() || k.cur == nil {

@@ -76,6 +76,11 @@ func (s *Supervisor) connect(ctx context.Context, only string, small bool) (carr
 			}
 		}
 	}
+	if len(addrs) > 0 {
+		s.mu.Lock()
+		s.found = netip.AddrPortFrom(addrs[0], port)
+		s.mu.Unlock()
+	}
 	// Without an address here a proxy may still have one.
 	c, lost := s.race(ctx, ways(addrs, port, only, small))
 	if c != nil {

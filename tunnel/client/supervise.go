@@ -74,6 +74,7 @@ type Supervisor struct {
 	current carrier // nil without a session
 	state   State
 	routes  []wire.Route
+	found   netip.AddrPort // what the edge's name led to last
 }
 
 // parts are what a supervisor does the outer world with; tests have others.

@@ -67,7 +67,7 @@ func (k *keeper) run() error {
 	if k.parts.changes != nil {
 		changes = k.parts.changes(k.ctx)
 	}
-	k.path.wall = k.parts.wall()
+	k.path = path{wall: k.parts.wall(), mono: time.Now(), source: k.parts.source(k.edgeAddr())}
 	k.report(State{Phase: Connecting, Edge: k.cfg.Edge.Host})
 	for {
 		var done, drained <-chan struct{}
@@ -207,6 +207,7 @@ func (k *keeper) adopt(c carrier) {
 	k.health = health{lost: c.Stats().PacketsLost}
 	k.small = k.small || c.Way().small
 	k.setCurrent(c)
+	k.path.source = k.parts.source(k.edgeAddr())
 	k.renew.told(c.Welcome().RenewAfter)
 	k.reportConnected("")
 	k.next.Stop()

@@ -608,7 +608,7 @@ func TestQUICConfig(t *testing.T) {
 		ipv6      bool
 		want      string
 	}{
-		{EdgeRole, QUIC, false, "8 -1 1252 false"}, {EdgeRole, QUIC, true, "8 -1 1232 false"},
+		{EdgeRole, QUIC, false, "8 -1 1200 false"}, {EdgeRole, QUIC, true, "8 -1 1200 false"},
 		{ClientRole, QUIC, false, "4096 -1 1252 false"}, {ClientRole, WebSocket, true, "4096 -1 1452 true"},
 	} {
 		q := QUICConfig(c.role, c.transport, c.ipv6)
