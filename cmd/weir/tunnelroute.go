@@ -97,6 +97,7 @@ const maxTunnelDatagram = 65507
 // edgeDatagrams is what a flow of the edge process is.
 type edgeDatagrams interface {
 	tunnel.Batched
+	SendSome(datagrams [][]byte, wait bool) (n int, octets int64, err error)
 	SetReadDeadline(t time.Time) error
 }
 
@@ -131,22 +132,9 @@ func (d tunnelDatagrams) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Send implements flow.BatchUpstream. The edge never lets anybody wait: what it has no room for is lost.
-func (d tunnelDatagrams) Send(datagrams [][]byte, _ bool) (n int, octets int64, err error) {
-	for start := 0; start < len(datagrams); start = n {
-		for n = start; n < len(datagrams) && len(datagrams[n]) <= maxTunnelDatagram; n++ {
-			octets += int64(len(datagrams[n]))
-		}
-		if n > start {
-			if err := d.SendBatch(datagrams[start:n]); err != nil {
-				return start, octets, err
-			}
-		}
-		if n < len(datagrams) {
-			n++ // longer than any that the far end could send
-		}
-	}
-	return n, octets, nil
+// Send implements flow.BatchUpstream.
+func (d tunnelDatagrams) Send(datagrams [][]byte, wait bool) (n int, octets int64, err error) {
+	return d.SendSome(datagrams, wait)
 }
 
 // Receive implements flow.BatchUpstream.
