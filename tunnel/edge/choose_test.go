@@ -72,14 +72,12 @@ func (f *fakeSession) Query(ctx context.Context, _ tunnel.Query) ([]byte, tunnel
 
 type fakeStream struct {
 	tunnel.Stream
-	by    tunnel.Identity
-	write func([]byte) (int, error)
+	by tunnel.Identity
 }
 
-func (s *fakeStream) By() tunnel.Identity         { return s.by }
-func (s *fakeStream) Write(b []byte) (int, error) { return s.write(b) }
-func (s *fakeStream) Abort(tunnel.Code)           {}
-func (s *fakeStream) Close() error                { return nil }
+func (s *fakeStream) By() tunnel.Identity { return s.by }
+func (s *fakeStream) Abort(tunnel.Code)   {}
+func (s *fakeStream) Close() error        { return nil }
 
 // fakeEdge has sessions and no listener.
 func fakeEdge(t *testing.T, sessions ...*fakeSession) *Edge {

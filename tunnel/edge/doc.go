@@ -20,6 +20,6 @@
 //
 // Everything that a client or a stranger can do is bounded by constants of this package and counted in [Counters]: handshakes of
 // one address and of all, connections that have not introduced themselves, sessions of a client, of a space and in all. So is
-// what a sandbox can do: opens and UDP octets in a second, and how many of its flows have something to send at one time, so that
-// many flows are not many shares.
+// what a sandbox can do: opens and UDP octets in a second. How the sandboxes of one client share its connection is package
+// session's to see to.
 package edge

@@ -82,7 +82,6 @@ type Edge struct {
 	limits   *handshakeLimits
 
 	registry registry
-	udp      udpShares
 	counters Counters
 
 	greeting chan struct{} // a place for each connection that introduces itself

@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -23,10 +22,7 @@ type Sandbox struct {
 	edge  *Edge
 	owner tunnel.Owner
 	opens *rate.Limiter
-	udp   *udpShare
-
-	mu    sync.Mutex
-	turns map[tunnel.Identity]*turns // of what it writes to each client
+	udp   *rate.Limiter // octets
 }
 
 var _ tunnel.Opener = (*Sandbox)(nil)
@@ -35,7 +31,7 @@ var _ tunnel.Opener = (*Sandbox)(nil)
 func (e *Edge) Sandbox(owner tunnel.Owner) *Sandbox {
 	return &Sandbox{
 		edge: e, owner: owner, opens: rate.NewLimiter(opensPerSecond, opensBurst),
-		udp: e.udp.share(owner.Space), turns: map[tunnel.Identity]*turns{},
+		udp: rate.NewLimiter(udpPerSecond, udpBurst),
 	}
 }
 
@@ -43,23 +39,8 @@ func (e *Edge) Sandbox(owner tunnel.Owner) *Sandbox {
 func (s *Sandbox) OpenStream(ctx context.Context, o tunnel.Open) (tunnel.Stream, error) {
 	o.Owner = s.owner
 	w := flowWish(o)
-	stream, err := attempt(ctx, s, &w, func(ctx context.Context, m *member) (tunnel.Stream, error) { return m.OpenStream(ctx, o) },
+	return attempt(ctx, s, &w, func(ctx context.Context, m *member) (tunnel.Stream, error) { return m.OpenStream(ctx, o) },
 		func(late tunnel.Stream) { late.Abort(tunnel.Reset) })
-	if err != nil {
-		return nil, err
-	}
-	return &fairStream{stream, s.turnsTo(stream.By())}, nil
-}
-
-func (s *Sandbox) turnsTo(by tunnel.Identity) *turns {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := s.turns[by]
-	if t == nil {
-		t = &turns{}
-		s.turns[by] = t
-	}
-	return t
 }
 
 // OpenDatagrams implements [tunnel.Opener].

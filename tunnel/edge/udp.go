@@ -1,106 +1,42 @@
 package edge
 
 import (
+	"context"
 	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"context"
-
 	"github.com/weir-dev/weir/tunnel"
 )
 
 const (
-	// udpPerSecond is how many octets of datagrams the sandboxes of one space may send in a second, together: datagrams go
-	// before streams in QUIC's packets, so a flood would starve them. Those that send share it equally.
+	// udpPerSecond is how many octets of datagrams a sandbox may send in a second, udpBurst how many at once. How those of one
+	// client's connection share it is the session's to see to.
 	udpPerSecond = 192 << 20
+	udpBurst     = 4 << 20
 
-	// udpBurst is how many octets a sandbox may send at once.
-	udpBurst = 4 << 20
-
-	// udpActive is for how long a sandbox that sent counts as one that sends.
-	udpActive = 250 * time.Millisecond
+	// udpOverhead is what a datagram costs beside its octets: an empty one is a packet, too.
+	udpOverhead = 64
 )
 
-// udpShares has the budgets of all spaces.
-type udpShares struct {
-	mu     sync.Mutex
-	spaces map[string]*udpSpace
-}
-
-// udpSpace knows who sends.
-type udpSpace struct {
-	mu     sync.Mutex
-	sent   map[*udpShare]time.Time
-	active int
-	looked time.Time
-}
-
-// udpShare is one sandbox's.
-type udpShare struct {
-	of *udpSpace
-
-	mu     sync.Mutex
-	tokens float64 // octets
-	filled time.Time
-}
-
-func (u *udpShares) share(space string) *udpShare {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	s := u.spaces[space]
-	if s == nil {
-		if u.spaces == nil {
-			u.spaces = map[string]*udpSpace{}
-		}
-		s = &udpSpace{sent: map[*udpShare]time.Time{}}
-		u.spaces[space] = s
+// allowUDP says how many of the datagrams there is a budget for, from the first on.
+func (s *Sandbox) allowUDP(datagrams [][]byte) int {
+	now, cost := time.Now(), 0
+	for _, d := range datagrams {
+		cost += len(d) + udpOverhead
 	}
-	return &udpShare{of: s, tokens: udpBurst, filled: time.Now()}
-}
-
-// senders notes that share sends, and says how many do.
-func (s *udpSpace) senders(share *udpShare, now time.Time) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, known := s.sent[share]; !known {
-		s.active++
+	if s.udp.AllowN(now, cost) {
+		return len(datagrams)
 	}
-	s.sent[share] = now
-	if now.Sub(s.looked) > udpActive/4 {
-		s.looked = now
-		for o, at := range s.sent {
-			if now.Sub(at) > udpActive {
-				delete(s.sent, o)
-			}
-		}
-		s.active = len(s.sent)
-	}
-	return s.active
-}
-
-// allow says how many of the datagrams there is a budget for, from the first on.
-func (u *udpShare) allow(datagrams [][]byte) int {
-	now := time.Now()
-	perSecond := float64(udpPerSecond) / float64(u.of.senders(u, now))
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.tokens = min(udpBurst, u.tokens+perSecond*now.Sub(u.filled).Seconds())
-	u.filled = now
 	for i, d := range datagrams {
-		cost := float64(len(d) + udpOverhead)
-		if u.tokens < cost {
+		if !s.udp.AllowN(now, len(d)+udpOverhead) {
 			return i
 		}
-		u.tokens -= cost
 	}
 	return len(datagrams)
 }
-
-// udpOverhead is what a datagram costs beside its octets: an empty one is a packet, too.
-const udpOverhead = 64
 
 // rehomeFor is how long a UDP flow waits for its client's next session: as long as that keeps the flow's socket.
 const rehomeFor = 10 * time.Second
@@ -155,7 +91,7 @@ func (r *rehomed) Send(b []byte) error { return r.SendBatch([][]byte{b}) }
 
 // SendBatch implements tunnel.Batched.
 func (r *rehomed) SendBatch(datagrams [][]byte) error {
-	n := r.s.udp.allow(datagrams)
+	n := r.s.allowUDP(datagrams)
 	if n < len(datagrams) {
 		r.s.edge.counters.UDPLimited.Add(uint64(len(datagrams) - n))
 	}
