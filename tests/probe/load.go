@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,6 +157,98 @@ func past(hole, address, _ string) error {
 	go dial("tcp", hole)
 	time.Sleep(100 * time.Millisecond) // the hanging dial comes first; the rest does not depend on it
 	return tcp(address, "past it", "")
+}
+
+// hold has no deadline: whoever started it knows how long the end may take.
+func hold(address, _, _ string) error {
+	c, err := net.DialTimeout("tcp", address, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	word := []byte("word")
+	if _, err := c.Write(word); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, word); err != nil {
+		return err
+	}
+	fmt.Println("open")
+	if _, err := c.Read(word); !errors.Is(err, io.EOF) {
+		return err
+	}
+	fmt.Println("ended")
+	return nil
+}
+
+// beat counts each datagram once, however often it comes.
+func beat(address, count, _ string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	c, err := net.DialTimeout("udp", address, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	go func() {
+		for i := range n {
+			fmt.Fprint(c, i)
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	seen := map[string]bool{}
+	c.SetReadDeadline(time.Now().Add(time.Duration(n)*100*time.Millisecond + 2*time.Second))
+	for b := make([]byte, 100); len(seen) < n; {
+		got, err := c.Read(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err == nil {
+			seen[string(b[:got])] = true
+		}
+	}
+	fmt.Printf("%d of %d\n", len(seen), n)
+	return nil
+}
+
+// sizes sends as a program does that knows that datagrams get lost. What the kernel says of a path's MTU is no error to it.
+func sizes(address, list, _ string) error {
+	c, err := net.DialTimeout("udp", address, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var back []string
+	for i, text := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		if comesBack(c, bytes.Repeat([]byte{byte(i + 1)}, n)) {
+			back = append(back, text)
+		}
+	}
+	fmt.Println(strings.Join(back, ","))
+	return nil
+}
+
+func comesBack(c net.Conn, datagram []byte) bool {
+	got := make([]byte, 65536)
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		c.Write(datagram)
+		for c.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); ; {
+			n, err := c.Read(got)
+			if err != nil {
+				break
+			}
+			if bytes.Equal(got[:n], datagram) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ping uses the socket that needs no privilege, as ping(8) does.

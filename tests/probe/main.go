@@ -19,6 +19,9 @@
 //	probe bursts ADDR:PORT N          send N bursts of datagrams of all sizes, print how many came back in order, and their octets
 //	probe after ADDR:PORT TEXT        wait for the server to half-close, then send TEXT and close
 //	probe past ADDR:PORT ADDR:PORT    dial the first and, while that hangs, echo over the second
+//	probe hold ADDR:PORT              echo a word, print "open", and wait for the end of the connection: "ended" or an error
+//	probe sizes ADDR:PORT N[,N...]    send a datagram of each size again and again until it comes back, print the sizes that did
+//	probe beat ADDR:PORT N            send N datagrams a tenth of a second apart, print how many came back
 //
 // And of floods (flood.go):
 //
@@ -72,7 +75,7 @@ func main() {
 	}
 	run := map[string]func(a, b, c string) error{
 		"get": get, "tls": tlsTo, "postgres": postgres, "tcp": tcp, "udp": udp, "listen": listen, "serve": serve, "ping": ping,
-		"many": many, "upload": upload, "download": download, "datagram": datagram, "bursts": bursts, "after": after, "past": past,
+		"many": many, "upload": upload, "download": download, "datagram": datagram, "bursts": bursts, "after": after, "past": past, "hold": hold, "beat": beat, "sizes": sizes,
 		"questions": questions, "leak": leak, "churn": churn,
 		"stamp": stamp, "linger": linger,
 		"dns":     func(a, b, c string) error { return ask("udp", a, b, c) },

@@ -30,7 +30,8 @@ var (
 	laptopAddr = netip.MustParsePrefix("192.168.1.2/24")
 	officeSide = netip.MustParsePrefix("10.0.1.2/24")
 	officeDNS  = netip.MustParseAddr("10.0.1.53")
-	officeEcho = netip.MustParseAddr("10.0.1.7") // echo on port 7, TCP and UDP
+	officeEcho = netip.MustParseAddr("10.0.1.7")  // echo on port 7, TCP and UDP; sums of what it gets on 6
+	officeWeb  = netip.MustParseAddr("10.0.1.80") // HTTP/3
 
 	stagingOf = map[string]netip.Addr{"a": netip.MustParseAddr("10.0.1.50"), "b": netip.MustParseAddr("10.0.1.60")}
 	homeOf    = map[string]netip.Addr{"a": netip.MustParseAddr("198.51.100.1"), "b": netip.MustParseAddr("198.51.100.2")}
@@ -89,13 +90,15 @@ func (l *lab) addLaptop(t *testing.T, name string, seed uint64) {
 	p := &laptop{machine: newMachine(t, "laptop "+name, "nameserver "+officeDNS.String()+"\noptions timeout:1\n", cloudAddr.String()+" edge.example\n")}
 	p.office = newMachine(t, "office "+name, "nameserver "+officeDNS.String()+"\n", "")
 	cable(t, p.machine, "corp0", officeSide, p.office, "eth0", netip.PrefixFrom(stagingOf[name], 24))
-	p.office.address(t, officeDNS, officeEcho)
+	p.office.address(t, officeDNS, officeEcho, officeWeb)
 	p.dns = p.office.serveDNS(t, officeDNS, testdns.Zone{
 		staging + ". A": {staging + ". 60 A " + stagingOf[name].String()}, staging + ". AAAA": {},
 		"edge.example. A":                          {"edge.example. 60 A " + cloudAddr.String()},
+		"h3.internal.example.com. A":               {"h3.internal.example.com. 60 A " + officeWeb.String()},
+		"h3.internal.example.com. AAAA":            {},
 		"echo.internal.example.com. A":             {"echo.internal.example.com. 60 A " + officeEcho.String()},
 		"who.internal.example.com. TXT":            {`who.internal.example.com. 60 TXT "office ` + name + `"`},
-		"_db._tcp.internal.example.com. SRV":       {"_db._tcp.internal.example.com. 60 SRV 0 0 5432 " + staging + "."},
+		"_db._tcp." + staging + ". SRV":            {"_db._tcp." + staging + ". 60 SRV 0 0 5432 " + staging + "."},
 		dnsReverse(stagingOf[name]) + " PTR":       {dnsReverse(stagingOf[name]) + " 60 PTR " + staging + "."},
 		"metadata.internal.example.com. A":         {"metadata.internal.example.com. 60 A 169.254.169.254"},
 		"loopback.internal.example.com. A":         {"loopback.internal.example.com. 60 A 127.0.0.1"},
@@ -107,6 +110,7 @@ func (l *lab) addLaptop(t *testing.T, name string, seed uint64) {
 		"nothing-there.internal.example.com. AAAA": {},
 	})
 	echo(t, p.office, netip.AddrPortFrom(officeEcho, 7))
+	p.office.listen(t, sumAt, sumServer)
 
 	inside := p.tun(t, "wan", []netip.Prefix{cloudSink}, laptopAddr)
 	outside := l.cloud.tun(t, "home-"+name, prefixes([]netip.Addr{homeOf[name]}), netip.PrefixFrom(cloudAddr, 32))

@@ -16,6 +16,9 @@ import (
 	"github.com/weir-dev/weir/internal/impair"
 )
 
+// sumAt is where every office has a sumServer.
+var sumAt = netip.AddrPortFrom(officeEcho, 6)
+
 // sumServer answers with the SHA-256 of what it gets when the other side has half-closed.
 func sumServer(c net.Conn) {
 	defer c.Close()

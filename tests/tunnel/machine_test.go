@@ -119,7 +119,7 @@ func (m *machine) start(t testing.TB, cmd *exec.Cmd) {
 
 func (m *machine) environ() []string {
 	home := filepath.Join(m.dir, "home")
-	os.MkdirAll(home, 0o700)
+	os.MkdirAll(filepath.Join(home, "run"), 0o700)
 	return append(os.Environ(), "HOME="+home, "XDG_DATA_HOME="+home+"/data", "XDG_STATE_HOME="+home+"/state", "XDG_CONFIG_HOME="+home+"/config",
 		"XDG_RUNTIME_DIR="+home+"/run")
 }

@@ -238,8 +238,6 @@ func (b bare) ask(t *testing.T) {
 	}
 }
 
-var sumAt = netip.AddrPortFrom(officeEcho, 6)
-
 // TestNetworks: what a session carries comes whole however bad the network is: a transfer, datagrams, a DNS question.
 func TestNetworks(t *testing.T) {
 	const ms = time.Millisecond
@@ -271,7 +269,6 @@ func TestNetworks(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, "a")
 			p := l.laptops["a"]
-			p.office.listen(t, sumAt, sumServer)
 			p.link.SetBoth(c.s)
 			b := l.bareSession(t, "a")
 			b.ask(t)
@@ -289,7 +286,6 @@ func TestRebinding(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, "a")
 	p := l.laptops["a"]
-	p.office.listen(t, sumAt, sumServer)
 	p.link.SetBoth(impair.Settings{Delay: 5 * time.Millisecond, Rate: 50_000_000})
 	b := l.bareSession(t, "a")
 	rebound := 0
@@ -323,7 +319,6 @@ func TestHoles(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, "a")
 			p := l.laptops["a"]
-			p.office.listen(t, sumAt, sumServer)
 			narrow := impair.Settings{Rate: 50_000_000}
 			p.link.SetBoth(narrow)
 			b := l.bareSession(t, "a")
