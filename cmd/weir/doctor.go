@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -19,21 +17,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weir-dev/weir/flow/event"
 	"github.com/weir-dev/weir/internal/lockdown"
 	"github.com/weir-dev/weir/internal/ping"
 	"github.com/weir-dev/weir/internal/stub"
 	"github.com/weir-dev/weir/sandbox"
 	"github.com/weir-dev/weir/tproxy"
 )
-
-// finding is what doctor found out about one thing, by doing it.
-type finding struct {
-	ID      string `json:"id"`
-	Status  string `json:"status"` // pass, warn, fail, skip
-	Summary string `json:"summary"`
-	Fix     string `json:"fix"`
-}
 
 // probe is one thing that doctor does.
 type probe struct {
@@ -106,24 +95,7 @@ func newDoctorCommand(g *globals) *cobra.Command {
 				findings = append(findings, f)
 			}
 			findings = judgeLinks(findings)
-			if !g.json {
-				for _, f := range findings {
-					writeFinding(cmd.OutOrStdout(), f, wantsColor(os.Stdout) && !g.noColor)
-				}
-			} else {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetEscapeHTML(false)
-				enc.SetIndent("", "  ")
-				if err := enc.Encode(findings); err != nil {
-					return err
-				}
-			}
-			for _, f := range findings {
-				if f.Status == "fail" {
-					return exitError{status: 2}
-				}
-			}
-			return nil
+			return writeFindings(cmd, g, findings)
 		},
 	}
 }
@@ -146,19 +118,6 @@ func judgeLinks(findings []finding) []finding {
 		}
 	}
 	return findings
-}
-
-var statusColors = map[string]string{"pass": "32", "warn": "33", "fail": "31", "skip": "2"}
-
-func writeFinding(w io.Writer, f finding, color bool) {
-	status := fmt.Sprintf("%-4s", f.Status)
-	if color {
-		status = "\x1b[" + statusColors[f.Status] + "m" + status + "\x1b[0m"
-	}
-	fmt.Fprintf(w, "%s  %-16s %s\n", status, f.ID, event.Escape(f.Summary))
-	if f.Fix != "" {
-		fmt.Fprintf(w, "      %-16s fix: %s\n", "", event.Escape(f.Fix))
-	}
 }
 
 // probeUserNamespaces runs a program in new user and network namespaces.

@@ -60,3 +60,5 @@ func (e edgeAddress) String() string { return net.JoinHostPort(e.host, e.port) }
 
 // url is what --tunnel takes.
 func (e edgeAddress) url() string { return "https://" + e.String() }
+
+func (e edgeAddress) tunnelURL() *url.URL { return &url.URL{Scheme: "https", Host: e.String()} }

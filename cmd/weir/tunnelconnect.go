@@ -32,7 +32,7 @@ type connectFlags struct {
 	tunnel, tokenFile, name, policyFile, events, transport string
 	allow, deny, dns                                       []string
 	loopback                                               []int
-	ask, audit, plain                                      bool
+	ask, audit, plain, doctor                                      bool
 	maxFlows                                               int
 	dayMiB                                                 int
 }
@@ -54,13 +54,14 @@ Names may be asked for when a rule is about them, or --dns says so.
 On a terminal it shows a table of what is open (? for its keys); otherwise it prints one JSON object for each event.
 The first time it needs a token (weir keys token, on the edge); then it keeps credentials of its own.
 
-Exit status: 0 when it was ended here; 1 when it failed; 2 for a wrong command line; 3 when there are no credentials, or they are
+Exit status: 0 when it was ended here; 1 when it failed; 2 for a wrong command line, and with --doctor when a finding is a failure; 3 when there are no credentials, or they are
 not accepted any more; 4 when another process has connected as the same client.`,
 		Example: `  weir connect --tunnel https://edge.example --token-file token --allow staging-db.internal.example.com:5432
   weir connect --tunnel https://edge.example --allow '*.corp.example:443' --allow 10.1.0.0/16:5432/tcp --deny 10.1.9.0/24
   weir connect --tunnel https://edge.example --allow-loopback 5432
   weir connect --tunnel https://edge.example --ask
-  weir connect --tunnel https://edge.example --audit --json | jq .`,
+  weir connect --tunnel https://edge.example --audit --json | jq .
+  weir connect --tunnel https://edge.example --doctor`,
 		Args: wants(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, g) },
 	}
@@ -80,6 +81,7 @@ not accepted any more; 4 when another process has connected as the same client.`
 	s.IntVar(&f.maxFlows, "max-flows", 0, "how many flows may be open at one time (default 4096)")
 	s.IntVar(&f.dayMiB, "max-mib-per-day", 0, "how much may be carried within a day, in MiB (default: no bound)")
 	s.BoolVar(&f.plain, "plain", false, "lines for people instead of a table or JSON")
+	s.BoolVar(&f.doctor, "doctor", false, "find out what stands between this machine and the edge, and connect nothing")
 	offer(cmd, "transport", "quic", "websocket")
 	return cmd
 }
@@ -91,6 +93,9 @@ func (f *connectFlags) run(cmd *cobra.Command, g *globals) error {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if f.doctor {
+		return f.examine(ctx, cmd, g, edge)
+	}
 	u := newUI(os.Stderr)
 	if f.ask && !canAsk() {
 		return usageError{hint(errors.New("--ask needs a terminal to ask on"), "--allow RULE for what may pass")}
@@ -212,6 +217,26 @@ func (f *connectFlags) credentials(ctx context.Context, edge edgeAddress, u *ui)
 		return nil, exitError{statusNoCredentials, credentialsHint(fmt.Errorf("%s: %w", edge, err), edge)}
 	}
 	return who, nil
+}
+
+// examine has a look at the way to the edge.
+func (f *connectFlags) examine(ctx context.Context, cmd *cobra.Command, g *globals, edge edgeAddress) error {
+	dir, err := credentialsDir(edge)
+	if err != nil {
+		return err
+	}
+	cfg := client.DoctorConfig{Edge: edge.tunnelURL()}
+	who, err := creds.LoadClient(creds.ClientConfig{Dir: dir})
+	if err != nil {
+		cfg.CredentialsErr = err
+	} else {
+		cfg.Credentials = who
+	}
+	var findings []finding
+	for _, x := range client.Doctor(ctx, cfg) {
+		findings = append(findings, finding(x))
+	}
+	return writeFindings(cmd, g, findings)
 }
 
 // endStatus is the exit status for how a supervisor ended, with what mends it.

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -257,5 +258,38 @@ func TestConnectCommandErrors(t *testing.T) {
 		if exitStatus(err) != c.status || err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: status %d, %v", c.args, exitStatus(err), err)
 		}
+	}
+}
+
+// TestConnectDoctor: what stands in the way is said by what was tried, and nothing is left connected.
+func TestConnectDoctor(t *testing.T) {
+	h := newHosted(t)
+	examine := func(url string) (findings map[string]finding, status int) {
+		var out strings.Builder
+		cmd := newRootCommand()
+		cmd.SetArgs([]string{"connect", "--tunnel", url, "--doctor", "--json"})
+		cmd.SetOut(&out)
+		err := cmd.Execute()
+		var list []finding
+		if err := json.Unmarshal([]byte(out.String()), &list); err != nil {
+			t.Fatalf("%v: %s", err, out.String())
+		}
+		findings = map[string]finding{}
+		for _, f := range list {
+			findings[f.ID] = f
+		}
+		return findings, exitStatus(err)
+	}
+	found, status := examine(h.url())
+	if status != 2 || found["credentials"].Status != "fail" || !strings.Contains(found["credentials"].Fix, "enroll") || found["udp"].Status != "pass" {
+		t.Errorf("without credentials: %d, %+v", status, found)
+	}
+	u := h.connects(t, "--token-file", h.token)
+	u.next(t, event.KindTunnelUp)
+	if found, status := examine(h.url()); status != 0 || found["udp"].Status != "pass" || found["dns"].Status != "pass" || found["websocket"].Status != "pass" {
+		t.Errorf("with all of it: %d, %+v", status, found)
+	}
+	if n := len(h.Clients()); n != 1 {
+		t.Errorf("%d sessions", n)
 	}
 }
