@@ -97,7 +97,7 @@ var resolverDrops = map[string]string{
 // counters are all counts of packets, connections and names that were given up for a bound or a filter.
 func (d *dataPath) counters() map[string]uint64 {
 	out := map[string]uint64{}
-	counted := []map[string]uint64{d.gate.Counters()}
+	counted := []map[string]uint64{d.gate.Counters(), {"drop-udp-tunnel": d.tunnelLost.Load()}}
 	for _, door := range d.doors {
 		counted = append(counted, door.Counters())
 	}

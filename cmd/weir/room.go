@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -24,6 +25,7 @@ type room struct {
 
 	// tunnelAlias are the addresses inside that stand for the loopback of the user's machine.
 	tunnelAlias map[netip.Addr]netip.Addr
+	tunnelLost  atomic.Uint64 // datagrams for which there was no room on the way there
 
 	policy *policy.Policy
 	events event.Sink
@@ -64,7 +66,7 @@ func (r *room) openGate(door string, out flow.Dialer) {
 	routes := map[string]flow.Dialer{"direct": out}
 	for _, route := range r.policy.Routes() {
 		if via, ok := isTunnel(route); ok && r.edge != nil {
-			routes[route] = &tunnelRoute{r.edge, via, r.tunnelAlias}
+			routes[route] = &tunnelRoute{r.edge, via, r.tunnelAlias, &r.tunnelLost}
 		}
 	}
 	r.gate = &flow.Gate{

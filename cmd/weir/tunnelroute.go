@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,9 @@ type tunnelRoute struct {
 
 	// alias maps addresses inside to what the client is asked for instead.
 	alias map[netip.Addr]netip.Addr
+
+	// lost counts datagrams for which there was no room towards the edge.
+	lost *atomic.Uint64
 }
 
 // isTunnel reports whether a route of the policy leads through the tunnel, and to which client; "" is any.
@@ -62,7 +66,7 @@ func (r *tunnelRoute) DialFlow(ctx context.Context, t flow.Trip) (net.Conn, stri
 		if err != nil {
 			return nil, "", declined(err)
 		}
-		conn, err := newTunnelDatagrams(d)
+		conn, err := newTunnelDatagrams(d, r.lost)
 		return conn, d.By().String(), err
 	}
 	return nil, "", &flow.Declined{Reason: "no-tunnel", Rule: "builtin:tunnel-" + t.Network, Err: errors.New("the tunnel carries tcp and udp")}
@@ -98,59 +102,79 @@ const maxTunnelDatagram = 65507
 type edgeDatagrams interface {
 	tunnel.Batched
 	SendSome(datagrams [][]byte, wait bool) (n int, octets int64, err error)
+	Dropped() uint64
 	SetReadDeadline(t time.Time) error
 }
 
 // tunnelDatagrams is a UDP flow of the tunnel as a connection of which one Read or Write is a datagram.
-type tunnelDatagrams struct{ edgeDatagrams }
+type tunnelDatagrams struct {
+	edgeDatagrams
+	lost *atomic.Uint64 // of all flows
+	told atomic.Uint64  // of what this flow has lost
+}
 
 var (
-	_ flow.BatchUpstream = tunnelDatagrams{}
-	_ flow.Limited       = tunnelDatagrams{}
+	_ flow.BatchUpstream = (*tunnelDatagrams)(nil)
+	_ flow.Limited       = (*tunnelDatagrams)(nil)
 )
 
-func newTunnelDatagrams(d tunnel.Datagrams) (net.Conn, error) {
+func newTunnelDatagrams(d tunnel.Datagrams, lost *atomic.Uint64) (net.Conn, error) {
 	e, ok := d.(edgeDatagrams)
 	if !ok {
 		d.Close()
 		return nil, errors.New("the tunnel's datagrams come one by one")
 	}
-	return tunnelDatagrams{e}, nil
+	return &tunnelDatagrams{edgeDatagrams: e, lost: lost}, nil
 }
 
 // Read implements net.Conn.
-func (d tunnelDatagrams) Read(b []byte) (int, error) { return d.edgeDatagrams.Receive(b) }
+func (d *tunnelDatagrams) Read(b []byte) (int, error) { return d.edgeDatagrams.Receive(b) }
 
 // Write implements net.Conn.
-func (d tunnelDatagrams) Write(b []byte) (int, error) {
+func (d *tunnelDatagrams) Write(b []byte) (int, error) {
 	if len(b) > maxTunnelDatagram {
 		return 0, syscall.EMSGSIZE
 	}
-	if err := d.edgeDatagrams.Send(b); err != nil {
+	err := d.edgeDatagrams.Send(b)
+	d.tell()
+	if err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
 // Send implements flow.BatchUpstream.
-func (d tunnelDatagrams) Send(datagrams [][]byte, wait bool) (n int, octets int64, err error) {
-	return d.SendSome(datagrams, wait)
+func (d *tunnelDatagrams) Send(datagrams [][]byte, wait bool) (n int, octets int64, err error) {
+	n, octets, err = d.SendSome(datagrams, wait)
+	d.tell()
+	return n, octets, err
+}
+
+// tell adds what was lost since the last time.
+func (d *tunnelDatagrams) tell() {
+	lost := d.Dropped()
+	for before := d.told.Load(); before < lost; before = d.told.Load() {
+		if d.told.CompareAndSwap(before, lost) {
+			d.lost.Add(lost - before)
+			return
+		}
+	}
 }
 
 // Receive implements flow.BatchUpstream.
-func (d tunnelDatagrams) Receive(f func(datagrams [][]byte) error) error { return d.ReceiveBatch(f) }
+func (d *tunnelDatagrams) Receive(f func(datagrams [][]byte) error) error { return d.ReceiveBatch(f) }
 
 // SetDeadline implements net.Conn. A Write never waits.
-func (d tunnelDatagrams) SetDeadline(t time.Time) error { return d.SetReadDeadline(t) }
+func (d *tunnelDatagrams) SetDeadline(t time.Time) error { return d.SetReadDeadline(t) }
 
 // SetWriteDeadline implements net.Conn.
-func (d tunnelDatagrams) SetWriteDeadline(time.Time) error { return nil }
+func (d *tunnelDatagrams) SetWriteDeadline(time.Time) error { return nil }
 
 // LocalAddr implements net.Conn: the flow has no address here.
-func (d tunnelDatagrams) LocalAddr() net.Addr { return tunnelAddr{} }
+func (d *tunnelDatagrams) LocalAddr() net.Addr { return tunnelAddr{} }
 
 // RemoteAddr implements net.Conn.
-func (d tunnelDatagrams) RemoteAddr() net.Addr { return tunnelAddr{} }
+func (d *tunnelDatagrams) RemoteAddr() net.Addr { return tunnelAddr{} }
 
 type tunnelAddr struct{}
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -385,5 +386,52 @@ func TestUnavailableResolver(t *testing.T) {
 		if errors.As(err, &none); err == nil || (none != nil) != (want != "") || none != nil && none.Reason != want {
 			t.Errorf("%v: %v", code, err)
 		}
+	}
+}
+
+// roomless is a UDP flow of an edge that takes two datagrams at a time and then none, until it is waited for.
+type roomless struct {
+	edgeDatagrams
+	dropped uint64
+	taken   int
+}
+
+func (r *roomless) SendSome(datagrams [][]byte, wait bool) (n int, octets int64, err error) {
+	if wait {
+		r.dropped++ // one that waited in vain
+		return len(datagrams), 0, nil
+	}
+	n = min(2, len(datagrams))
+	r.taken += n
+	return n, int64(n), nil
+}
+
+func (r *roomless) Dropped() uint64  { return r.dropped }
+func (r *roomless) Close() error     { return nil }
+func (r *roomless) MaxDatagram() int { return 1400 }
+
+// TestTunnelDatagrams: what the edge has no room for stays with the door, which has a queue; what is lost is counted once.
+func TestTunnelDatagrams(t *testing.T) {
+	var lost atomic.Uint64
+	edge := &roomless{}
+	c, err := newTunnelDatagrams(edge, &lost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.(flow.BatchUpstream)
+	if n, _, err := d.Send(make([][]byte, 5), false); n != 2 || err != nil || lost.Load() != 0 {
+		t.Errorf("%d taken, %v, %d lost", n, err, lost.Load())
+	}
+	for want := range uint64(3) {
+		if lost.Load() != want {
+			t.Errorf("%d lost, want %d", lost.Load(), want)
+		}
+		d.Send(make([][]byte, 1), true)
+	}
+	if _, err := c.Write(make([]byte, maxTunnelDatagram+1)); !errors.Is(err, unix.EMSGSIZE) {
+		t.Errorf("a datagram that no UDP carries: %v", err)
+	}
+	if _, err := newTunnelDatagrams(struct{ tunnel.Datagrams }{edge}, &lost); err == nil {
+		t.Error("a flow without batches was taken")
 	}
 }
