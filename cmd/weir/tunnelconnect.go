@@ -245,7 +245,7 @@ func endStatus(err error, edge edgeAddress) error {
 	case err == nil, errors.Is(err, context.Canceled):
 		return nil
 	case errors.Is(err, client.ErrSuperseded):
-		return exitError{statusSuperseded, hint(err, "end the other one first, or enroll this machine under a name of its own: weir enroll --name NAME")}
+		return exitError{statusSuperseded, hint(err, "end the other one first, or enroll this machine under a name of its own: weir enroll --client NAME")}
 	case errors.Is(err, creds.ErrRejected), errors.Is(err, creds.ErrExpired), errors.Is(err, creds.ErrPin), errors.Is(err, creds.ErrNotEnrolled):
 		return exitError{statusNoCredentials, credentialsHint(fmt.Errorf("%s: %w", edge, err), edge)}
 	}

@@ -69,14 +69,14 @@ type testEdge struct {
 	addr string
 
 	mu    sync.Mutex
-	conns map[*quic.Conn]tunnel.Identity
+	conns map[*quic.Conn]Admission
 	errs  []error
 }
 
 func listen(t *testing.T, s *Store) *testEdge {
 	t.Helper()
 	l := listenQUIC(t, s.TLS())
-	e := &testEdge{Store: s, addr: l.Addr().String(), conns: map[*quic.Conn]tunnel.Identity{}}
+	e := &testEdge{Store: s, addr: l.Addr().String(), conns: map[*quic.Conn]Admission{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -125,7 +125,7 @@ func (e *testEdge) serve(ctx context.Context, conn *quic.Conn) {
 		}
 		return
 	}
-	id, err := IdentityOf(conn.ConnectionState().TLS)
+	id, err := e.Admit(conn.ConnectionState().TLS)
 	if err != nil {
 		conn.CloseWithError(1, err.Error())
 		return

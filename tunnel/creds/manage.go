@@ -247,8 +247,7 @@ func keyPrint(key any) ([]byte, error) {
 	return h[:], nil
 }
 
-// Check reports whether a client's certificates count, by what was last read of the files: nothing is read here, so that
-// it can be asked for each flow. While [Store.Watch] runs that is at most as old as its interval. The error is a *tunnel.Error.
+// Check reports whether some certificate of the client counts, by what was last read of the files. The error is a *tunnel.Error.
 func (s *Store) Check(id tunnel.Identity) error {
 	st := s.state.Load()
 	if c := st.registry.byName[id]; c == nil || !c.live(st.keys, s.now()) {

@@ -111,25 +111,48 @@ func (e *edgeTLS) of(a *authority, now time.Time) (*tls.Certificate, error) {
 // verify looks the client up, when a connection is new and when one is resumed. That its certificate was signed by one of ours
 // and has not expired has been seen to by crypto/tls.
 func (s *Store) verify(cs tls.ConnectionState) error {
+	_, err := s.Admit(cs)
+	return err
+}
+
+// Admission is by what a client has come in: one of its enrolments.
+type Admission struct {
+	tunnel.Identity
+	Enrolment int
+}
+
+// Admit says who has come in over a connection that [Store.TLS] let through, and by which enrolment, for [Store.Counts].
+func (s *Store) Admit(cs tls.ConnectionState) (Admission, error) {
 	id, err := IdentityOf(cs)
 	if err != nil {
-		return err
+		return Admission{}, err
 	}
 	st, err := s.load()
 	if err != nil {
-		return errors.New("keys cannot be read") // no way in without the registry
+		return Admission{}, errors.New("keys cannot be read") // no way in without the registry
 	}
 	now, leaf := s.now(), cs.PeerCertificates[0]
 	c := st.registry.byName[id]
 	if c == nil || !c.Revoked.IsZero() {
-		return fmt.Errorf("client %s: not enrolled, or revoked", id)
+		return Admission{}, fmt.Errorf("client %s: not enrolled, or revoked", id)
 	}
 	known := slices.ContainsFunc(c.Issued, func(i Issued) bool {
 		a := st.keys.live(i.Authority, now)
 		return i.Serial == serialOf(leaf) && now.Before(i.Expires) && a != nil && leaf.CheckSignatureFrom(a.cert) == nil
 	})
 	if !known {
-		return fmt.Errorf("client %s: this certificate does not count any more", id)
+		return Admission{}, fmt.Errorf("client %s: this certificate does not count any more", id)
+	}
+	return Admission{id, c.Enrolments}, nil
+}
+
+// Counts reports whether a client that has come in may stay: not when it was revoked since, has let its last certificate
+// expire, or has enrolled again, which may have been another machine. Nothing is read here, so that it can be asked for each
+// flow; while [Store.Watch] runs, what it goes by is at most as old as its interval. The error is a *tunnel.Error.
+func (s *Store) Counts(a Admission) error {
+	st := s.state.Load()
+	if c := st.registry.byName[a.Identity]; c == nil || c.Enrolments != a.Enrolment || !c.live(st.keys, s.now()) {
+		return tunnel.Errorf(tunnel.Revoked, "")
 	}
 	return nil
 }

@@ -17,13 +17,13 @@ const (
 	blindFor = 5 * time.Second
 )
 
-// Watch looks at the store until ctx is done, and tells which clients have no certificate any more that counts: they were
-// revoked, have let it expire, or it was of an authority that is gone. Each is told once, those that were so from the start
-// too; one that enrols again may be told again. A client that has only changed its certificate or key is not told.
+// Watch looks at the store until ctx is done, and tells for which clients what they came in by may count no more: they were
+// revoked, have let their certificates expire, these were of an authority that is gone, or they have enrolled again. Which
+// connections that ends says [Store.Counts]. Each change is told once, those from before the start too. A renewal is none.
 func (s *Store) Watch(ctx context.Context, gone func([]tunnel.Identity)) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	w := watcher{told: map[tunnel.Identity]int{}}
+	w := watcher{told: map[tunnel.Identity]int{}, lives: map[tunnel.Identity]int{}}
 	for {
 		st, err := s.load()
 		if err != nil && w.blind.IsZero() {
@@ -44,6 +44,7 @@ func (s *Store) Watch(ctx context.Context, gone func([]tunnel.Identity)) {
 type watcher struct {
 	last  *registry
 	told  map[tunnel.Identity]int // how often each had enrolled when it was told
+	lives map[tunnel.Identity]int // how often each had enrolled when it last counted
 	blind time.Time               // since when the files cannot be read
 }
 
@@ -72,8 +73,14 @@ func (w *watcher) look(st *state, now time.Time) (lost []tunnel.Identity) {
 	}
 	w.blind = time.Time{}
 	for _, c := range st.registry.Clients {
-		if !c.live(st.keys, now) {
+		id := c.Identity()
+		switch before := w.lives[id]; {
+		case !c.live(st.keys, now):
 			tell(c)
+		case before != c.Enrolments:
+			if w.lives[id] = c.Enrolments; c.Enrolments > 1 { // it may have come in by the one before since the last look
+				lost = append(lost, id)
+			}
 		}
 	}
 	if w.last != nil && w.last != st.registry {
@@ -81,6 +88,7 @@ func (w *watcher) look(st *state, now time.Time) (lost []tunnel.Identity) {
 			if st.registry.byName[c.Identity()] == nil {
 				tell(c)
 				delete(w.told, c.Identity())
+				delete(w.lives, c.Identity())
 			}
 		}
 	}

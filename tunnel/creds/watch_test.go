@@ -93,18 +93,28 @@ func TestWatch(t *testing.T) {
 		if _, err := s.Renew(alice, csr); err != nil {
 			t.Fatal(err)
 		}
-		enrol("carol") // with another key
 		if got := since(time.Hour); got != "[]" {
-			t.Errorf("a renewal and a second enrolment: %v", got)
+			t.Errorf("a renewal: %v", got)
+		}
+		enrol("carol") // with another key
+		if got := since(watchEvery); got != "[carol]" || s.Counts(Admission{carol, 1}) == nil || s.Counts(Admission{carol, 2}) != nil {
+			t.Errorf("a second enrolment: %v", got)
+		}
+		if got := since(time.Hour); got != "[]" {
+			t.Errorf("told again: %v", got)
 		}
 		if got := since(Lifetime); got != "[alice carol]" {
 			t.Errorf("the certificates have expired: %v", got)
 		}
-		_ = carol
 
 		enrol("dora")
 		if got := since(watchEvery); got != "[]" {
 			t.Errorf("dora has come: %v", got)
+		}
+		enrol("fred")
+		enrol("fred")
+		if got := since(watchEvery); got != "[fred]" {
+			t.Errorf("fred has enrolled twice between two looks: %v", got)
 		}
 		if err := os.Rename(dir, dir+"-away"); err != nil {
 			t.Fatal(err)
@@ -112,7 +122,7 @@ func TestWatch(t *testing.T) {
 		if got := since(blindFor - time.Second); got != "[]" {
 			t.Errorf("the files cannot be read for a moment: %v", got)
 		}
-		if got := since(2 * time.Second); got != "[dora]" {
+		if got := since(2 * time.Second); got != "[dora fred]" {
 			t.Errorf("nobody can be looked up: %v", got)
 		}
 		if err := os.Rename(dir+"-away", dir); err != nil {
@@ -130,7 +140,7 @@ func TestWatch(t *testing.T) {
 		if _, err := keysProcess.Rotate(true); err != nil {
 			t.Fatal(err)
 		}
-		if got := since(time.Second); got != "[eve]" {
+		if got := since(time.Second); got != "[eve fred]" {
 			t.Errorf("the authority was dropped: %v", got)
 		}
 	})
@@ -157,7 +167,7 @@ func TestRevocationEndsConnections(t *testing.T) {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			for conn, id := range e.conns {
-				if slices.Contains(gone, id) {
+				if slices.Contains(gone, id.Identity) && e.Counts(id) != nil {
 					conn.CloseWithError(7, "revoked")
 				}
 			}

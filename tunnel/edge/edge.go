@@ -217,11 +217,12 @@ func (e *Edge) greet(conn *quic.Conn) {
 
 // introduce makes a session of a connection.
 func (e *Edge) introduce(conn *quic.Conn, from netip.AddrPort, transport string) (*member, error) {
-	who, err := creds.IdentityOf(conn.ConnectionState().TLS)
+	by, err := e.cfg.Store.Admit(conn.ConnectionState().TLS)
 	if err != nil {
-		conn.CloseWithError(quic.ApplicationErrorCode(tunnel.Malformed), "")
+		conn.CloseWithError(quic.ApplicationErrorCode(tunnel.Revoked), "")
 		return nil, err
 	}
+	who := by.Identity
 	if transport == session.WebSocket {
 		forget := e.rememberWS(conn)
 		context.AfterFunc(conn.Context(), forget)
@@ -235,7 +236,7 @@ func (e *Edge) introduce(conn *quic.Conn, from netip.AddrPort, transport string)
 		return nil, err
 	}
 	return &member{
-		Session: s, who: who, id: id, generation: s.Hello().Generation, transport: transport, remote: from.String(), since: time.Now(),
+		Session: s, who: who, by: by, id: id, generation: s.Hello().Generation, transport: transport, remote: from.String(), since: time.Now(),
 	}, nil
 }
 
@@ -258,13 +259,18 @@ func (e *Edge) serve(m *member) {
 	e.counters.Sessions.Add(1)
 	e.changed(m, true, "")
 	for _, o := range older {
+		if e.cfg.Store.Counts(o.by) != nil { // it has enrolled again, and this may be another machine
+			e.counters.Revoked.Add(1)
+			e.work.Go(func() { o.CloseWith(tunnel.Revoked, "") })
+			continue
+		}
 		e.counters.Superseded.Add(1)
 		e.work.Go(func() {
 			o.Drain(e.ctx, wire.Drain{Code: tunnel.Superseded, Text: "a later process of this client has connected", Deadline: drainFor})
 		})
 	}
 	// It may have been revoked while it came in, when Watch did not know it yet.
-	if err := e.cfg.Store.Check(m.who); err != nil {
+	if err := e.cfg.Store.Counts(m.by); err != nil {
 		e.work.Go(func() { m.CloseWith(tunnel.Revoked, "") })
 	}
 	<-m.Done()
@@ -283,10 +289,13 @@ func (e *Edge) changed(m *member, up bool, reason string) {
 	}
 }
 
-// revoked ends the sessions of clients whose certificates do not count any more.
+// revoked ends the sessions of these clients that came in by what does not count any more.
 func (e *Edge) revoked(gone []tunnel.Identity) {
 	for _, who := range gone {
 		for _, m := range e.registry.of(who) {
+			if e.cfg.Store.Counts(m.by) == nil {
+				continue
+			}
 			e.counters.Revoked.Add(1)
 			e.work.Go(func() { m.CloseWith(tunnel.Revoked, "") })
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weir-dev/weir/tunnel"
+	"github.com/weir-dev/weir/tunnel/creds"
 	"github.com/weir-dev/weir/tunnel/wire"
 )
 
@@ -36,7 +37,8 @@ type Session interface {
 type member struct {
 	Session
 	who        tunnel.Identity
-	id         string // of the session, for both logs
+	by         creds.Admission // what it came in by
+	id         string          // of the session, for both logs
 	generation uint64
 	transport  string
 	remote     string
@@ -60,6 +62,7 @@ type registry struct {
 // space is what the registry has of one tenant. It stays when nobody is connected any more, for those who wait.
 type space struct {
 	members []*member     // in the order in which they came
+	leaving []*member     // whose client has come again; their flows go on for a while
 	left    time.Time     // when the last session went that may come back
 	came    chan struct{} // closed when the next one comes
 	parked  int           // opens that wait for it
@@ -87,7 +90,9 @@ func (r *registry) join(m *member) (older []*member, err error) {
 	for _, o := range s.members {
 		switch {
 		case o.who != m.who:
-		case o.generation > m.generation:
+		case o.by.Enrolment < m.by.Enrolment: // whatever generation it claims: it may be another machine
+			older = append(older, o)
+		case o.by.Enrolment > m.by.Enrolment, o.generation > m.generation:
 			return nil, tunnel.Errorf(tunnel.Superseded, "a later process of this client is connected")
 		case o.generation < m.generation:
 			older = append(older, o)
@@ -106,6 +111,7 @@ func (r *registry) join(m *member) (older []*member, err error) {
 	}
 	s.members = slices.DeleteFunc(s.members, func(o *member) bool { return slices.Contains(older, o) })
 	s.members = append(s.members, m)
+	s.leaving = append(s.leaving, older...)
 	r.total += 1 - len(older)
 	close(s.came)
 	s.came = make(chan struct{})
@@ -117,6 +123,7 @@ func (r *registry) leave(m *member, mayComeBack bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.space(m.who.Space)
+	s.leaving = slices.DeleteFunc(s.leaving, func(o *member) bool { return o == m })
 	i := slices.Index(s.members, m)
 	if i < 0 {
 		return false
@@ -129,12 +136,13 @@ func (r *registry) leave(m *member, mayComeBack bool) bool {
 	return true
 }
 
-// of returns the sessions of one client.
+// of returns the sessions of one client, those too that are about to end.
 func (r *registry) of(who tunnel.Identity) []*member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []*member
-	for _, m := range r.space(who.Space).members {
+	s := r.space(who.Space)
+	for _, m := range slices.Concat(s.members, s.leaving) {
 		if m.who == who {
 			list = append(list, m)
 		}
