@@ -50,6 +50,9 @@ type dataPathConfig struct {
 	Search       []string // search domains inside
 	Held         []string // what keeps CMD, for the event log
 
+	// Joins says that the launcher joins an edge when it is asked to.
+	Joins bool
+
 	// Host is set for a container of the host's; nil for a sandbox.
 	Host *hostGuest
 
@@ -237,14 +240,21 @@ func (d *dataPath) openErrands() (err error) {
 // openEdge takes over the socket of the edge process.
 func (d *dataPath) openEdge() error {
 	f := d.file("edge")
-	if f == nil {
+	if f == nil && !d.cfg.Joins {
 		return nil
 	}
-	conn, err := handoff.NewConn(f)
-	if err != nil {
-		return err
+	link := &edgeLink{}
+	if d.cfg.Joins {
+		link.join = func() (*os.File, error) { return d.errands.open(edgeFile) }
 	}
-	d.edge = conn
+	if f != nil {
+		conn, err := handoff.NewConn(f)
+		if err != nil {
+			return err
+		}
+		link.conn = conn
+	}
+	d.edge = link
 	return nil
 }
 

@@ -37,8 +37,10 @@ const (
 	// joinTimeout is how long either side waits for the other.
 	joinTimeout = 5 * time.Second
 
-	// maxJoined bounds the data paths of one edge.
-	maxJoined = 1024
+	// maxJoined bounds the data paths of one edge, maxJoinedOfOne the connections of one data path: it may not have seen the
+	// end of its last one.
+	maxJoined      = 1024
+	maxJoinedOfOne = 2
 )
 
 // joinRequest is what a launcher says; joinAnswer what it is told: nothing where all is well.
@@ -159,9 +161,33 @@ type joins struct {
 	counters handoff.Counters
 	places   chan struct{}
 	work     sync.WaitGroup
+
+	mu   sync.Mutex
+	held map[tunnel.Owner]int // connections of each sandbox
 }
 
-func newJoins(e *edge.Edge) *joins { return &joins{edge: e, places: make(chan struct{}, maxJoined)} }
+func newJoins(e *edge.Edge) *joins {
+	return &joins{edge: e, places: make(chan struct{}, maxJoined), held: map[tunnel.Owner]int{}}
+}
+
+// hold counts one more connection of a sandbox, unless it has too many.
+func (j *joins) hold(who tunnel.Owner) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.held[who] >= maxJoinedOfOne {
+		return false
+	}
+	j.held[who]++
+	return true
+}
+
+func (j *joins) letGo(who tunnel.Owner) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.held[who]--; j.held[who] == 0 {
+		delete(j.held, who)
+	}
+}
 
 // serve takes launchers until ln is closed. What it began goes on until ctx is done; wait waits for it.
 func (j *joins) serve(ctx context.Context, ln *net.UnixListener) {
@@ -179,12 +205,23 @@ func (j *joins) serve(ctx context.Context, ln *net.UnixListener) {
 		}
 		j.work.Go(func() {
 			defer func() { <-j.places }()
-			if who, err := joined(c); err == nil {
-				j.carry(ctx, c, who)
-			} else {
+			who, err := joined(c)
+			if err == nil && !j.hold(who) {
+				err = errors.New("this sandbox has joined already")
+			}
+			if err != nil {
 				sendJSON(c, joinAnswer{err.Error()})
 				c.Close()
+				return
 			}
+			defer j.letGo(who)
+			c.SetDeadline(time.Now().Add(joinTimeout))
+			if sendJSON(c, joinAnswer{}) != nil {
+				c.Close()
+				return
+			}
+			c.SetDeadline(time.Time{})
+			j.carry(ctx, c, who)
 		})
 	}
 }
@@ -194,7 +231,7 @@ func (j *joins) carry(ctx context.Context, c *net.UnixConn, who tunnel.Owner) er
 	return handoff.Serve(ctx, c, who, j.edge.Sandbox(who), handoff.Options{Counters: &j.counters})
 }
 
-// joined reads and answers a launcher's request.
+// joined reads a launcher's request.
 func joined(c *net.UnixConn) (who tunnel.Owner, err error) {
 	peer, err := peerOf(c)
 	if err != nil {
@@ -214,9 +251,5 @@ func joined(c *net.UnixConn) (who tunnel.Owner, err error) {
 	if !policy.AppName(r.App) || len(r.Sandbox) > 64 {
 		return who, errors.New("whose data path is this?")
 	}
-	if err := sendJSON(c, joinAnswer{}); err != nil {
-		return who, err
-	}
-	c.SetDeadline(time.Time{})
 	return tunnel.Owner{Space: r.Space, App: r.App, Sandbox: r.Sandbox}, nil
 }

@@ -56,18 +56,13 @@ type edgeProcess struct {
 
 // tunnelSocket is the data path's way to an edge: to the run's own, to the one that serves this user, or none.
 func (l *launch) tunnelSocket() (*os.File, error) {
-	who := tunnel.Owner{Space: l.space, App: l.app, Sandbox: l.id}
 	if l.tunnel != "" {
-		return l.startEdge(who)
+		return l.startEdge(l.owner())
 	}
-	if !l.tunnelled {
+	if !l.joins() {
 		return nil, nil
 	}
-	dir, err := runtimeDir()
-	if err != nil {
-		return nil, err
-	}
-	f, err := joinEdge(filepath.Join(dir, edgeSocket), who)
+	f, err := l.joinEdge()
 	if errors.Is(err, errNoEdge) { // no way out is no reason not to run: such flows are denied
 		if !l.quiet {
 			l.ui.warnf("no edge is running: what goes by way of the tunnel is denied (no-tunnel)")
@@ -76,6 +71,22 @@ func (l *launch) tunnelSocket() (*os.File, error) {
 		return nil, nil
 	}
 	return f, err
+}
+
+// joins reports whether the data path is to use an edge that serves all sandboxes of this user.
+func (l *launch) joins() bool { return l.tunnelled && l.tunnel == "" }
+
+func (l *launch) owner() tunnel.Owner {
+	return tunnel.Owner{Space: l.space, App: l.app, Sandbox: l.id}
+}
+
+// joinEdge joins that edge.
+func (l *launch) joinEdge() (*os.File, error) {
+	dir, err := runtimeDir()
+	if err != nil {
+		return nil, err
+	}
+	return joinEdge(filepath.Join(dir, edgeSocket), l.owner())
 }
 
 // startEdge starts the run's own edge and returns the data path's end of its socket.

@@ -22,8 +22,9 @@ import (
 //	whose flow is this?   the process inside that holds the flow's socket: pid, executable, arguments (owners.go)
 //	open this file        the host's resolv.conf or hosts for reading, this run's event log for appending
 //	rotate the log        when it has grown long enough
+//	join the edge         that serves this user's sandboxes, in the name of this one
 //
-// The last two are here. An answer carries the serial number of its question. The launcher answers one after the other.
+// All but the first are here. An answer carries the serial number of its question. The launcher answers one after the other.
 
 const (
 	// maxErrand bounds one question or answer in octets.
@@ -39,12 +40,15 @@ const (
 // errand is one question.
 type errand struct {
 	Serial uint64
-	File   string // /etc/resolv.conf, /etc/hosts, logFile
+	File   string // /etc/resolv.conf, /etc/hosts, logFile, edgeFile
 	Rotate bool   `json:",omitempty"`
 }
 
 // logFile stands for the event log of the run, whatever its path.
 const logFile = "log"
+
+// edgeFile stands for a socket to the edge that is running.
+const edgeFile = "edge"
 
 // errandAnswer is its answer.
 type errandAnswer struct {
@@ -59,6 +63,9 @@ func (l *launch) serveErrands() (remote *os.File, err error) {
 		return nil, err
 	}
 	r := runner{log: l.eventsTarget.path}
+	if l.joins() {
+		r.join = l.joinEdge
+	}
 	if path, err := filepath.EvalSymlinks(r.log); err == nil {
 		r.log = path
 	}
@@ -73,6 +80,7 @@ func (l *launch) serveErrands() (remote *os.File, err error) {
 type runner struct {
 	log  string // the path of the event log, without symbolic links; "" where the log is a descriptor
 	disk event.Disk
+	join func() (*os.File, error) // nil where no edge is to be joined
 }
 
 func (r *runner) serve(conn *controlConn) {
@@ -109,6 +117,8 @@ func (r *runner) file(q errand) (*os.File, error) {
 		return nil, r.rotate()
 	case q.File == logFile && r.log != "":
 		return r.disk.Open(r.log)
+	case q.File == edgeFile && r.join != nil:
+		return r.join()
 	case q.File == "/etc/resolv.conf" || q.File == "/etc/hosts":
 		return openRegular(q.File)
 	}

@@ -197,7 +197,7 @@ func (l *launch) configureDataPath() error {
 	cfg := dataPathConfig{
 		App: l.app, Sandbox: l.id, Command: l.command, Door: l.door, Link: info, IPv6: l.spec.Addr6.IsValid(), HostIPv6: hostHasIPv6(),
 		Policy: l.policy, EventsPath: l.eventsTarget.path, Learn: l.learn != "", Quiet: l.quiet, LogLevel: l.logLevel,
-		Color: l.ui.color, Known: knownHosts(l.app), Search: l.spec.Search,
+		Joins: l.joins(), Color: l.ui.color, Known: knownHosts(l.app), Search: l.spec.Search,
 	}
 	for _, wall := range l.box.Held() {
 		cfg.Held = append(cfg.Held, "cmd:"+wall)
