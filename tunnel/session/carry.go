@@ -28,7 +28,7 @@ func (c *Client) serveTCP(q *quic.Stream, h wire.Header) {
 		refuse(q, tunnel.TimedOut)
 		return
 	}
-	f := &carrier{client: c, q: q, conn: conn, share: c.fair.join(h.Open.Sandbox, false)}
+	f := &carrier{client: c, q: q, conn: conn, share: c.fair.join(h.Open.Sandbox)}
 	defer f.share.leave()
 	f.run()
 }

@@ -32,7 +32,7 @@ type exchange struct {
 
 func newExchange(l *link) *exchange {
 	x := &exchange{
-		link: l, schedule: newSchedule(l.fair), flows: make(map[uint64]*udpFlow), began: time.Now(), tooLong: make([]byte, packetBuffer),
+		link: l, schedule: newSchedule(), flows: make(map[uint64]*udpFlow), began: time.Now(), tooLong: make([]byte, packetBuffer),
 	}
 	x.measure()
 	return x
@@ -60,16 +60,10 @@ func (x *exchange) measure() {
 
 // send sends what waits until the session ends.
 func (x *exchange) send() {
-	var batch [32]packet
+	var batch [16]packet
+	pace := newPace(x.link.conn, x.link.fair)
 	for {
-		n, ahead := x.schedule.pop(batch[:], time.Now())
-		if n == 0 && ahead != nil {
-			ahead.pause()
-			if x.link.conn.Context().Err() != nil {
-				return
-			}
-			continue
-		}
+		n := x.schedule.pop(batch[:], time.Now())
 		if n == 0 {
 			select {
 			case <-x.schedule.wake:
@@ -78,11 +72,14 @@ func (x *exchange) send() {
 				return
 			}
 		}
+		octets := 0
 		for _, p := range batch[:n] {
+			octets += p.size
 			x.sendPacket(p)
 			p.free()
 		}
 		clear(batch[:n])
+		pace.sent(octets)
 	}
 }
 

@@ -1,8 +1,8 @@
 package session
 
 import (
-	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -12,65 +12,62 @@ const (
 	// fairLead is how many octets a share may have sent more than another one that has something to send.
 	fairLead = 64 << 10
 
-	// How long it waits for the other: one that sends nothing in that time does not want to, or its receiver does not let it.
-	// The time is halved for one that did not send when it was waited for, and doubled for one that did.
-	minPatience   = 100 * time.Microsecond
-	startPatience = 2 * time.Millisecond
-	maxPatience   = 8 * time.Millisecond
+	// fairProbe is how often a share that is ahead asks again, and maxRefusals how often it is refused in vain: it asks from
+	// within quic-go's packing of a packet, which asks the other one next. One that never answers is not let by its receiver.
+	fairProbe   = 200 * time.Microsecond
+	maxRefusals = 3
 
-	// fairPiece is how much a write has to send for its sandbox to be expected back: it counts as having something to send for
-	// as long after it.
+	// fairPiece is how much a write has to send for its sandbox to be expected back soon: after twice the time that its writer
+	// took to get the processor the last times, and at least minReturn, at most maxReturn.
 	fairPiece = 16 << 10
+	minReturn = 500 * time.Microsecond
+	maxReturn = 8 * time.Millisecond
 
-	// fairMemory is for how long writes are limited after several shares had something to send.
+	// fairMemory is for how long writes are counted octet by octet after several shares had something to send.
 	fairMemory = 100 * time.Millisecond
 )
 
-// fairness divides what a session can send among the sandboxes, and for each of them between streams and datagrams. quic-go
-// gives each stream its turn, which would give a sandbox with five hundred flows five hundred shares, and it sends
-// datagrams before all streams.
+// fairness divides what a session sends by streams among the sandboxes. quic-go gives each stream its turn, which would give a
+// sandbox with five hundred flows five hundred shares.
 //
 // It counts what the shares send. While several have something to send, one that is ahead of another by fairLead pauses
 // until the other has caught up, or turns out not to be able to. A share that comes back has little credit for the time in
 // which it sent nothing. Nobody is slowed down where only one share has something to send.
 type fairness struct {
 	mu     sync.Mutex
-	shares map[shareKey]*share
-	turn   chan struct{} // closed when those that pause are to look again; nil while nobody does
-	wakeAt int64         // how much all others have to have sent for that
-	shared time.Time     // when several shares last had something to send
+	shares map[string]*share // by sandbox
+	turn   chan struct{}     // closed when those that pause are to look again; nil while nobody does
+	wakeAt int64             // how much the others have to have sent for that
+	shared time.Time         // when several shares last had something to send
+	wanted atomic.Int64      // when a stream last had something to send, in nanoseconds since 1970
 }
 
-type shareKey struct {
-	sandbox   string
-	datagrams bool
-}
-
-// share is what one sandbox sends by streams, or by datagrams. Its fields are guarded by the lock of fairness.
+// share is what one sandbox sends by streams. Its fields are guarded by the lock of fairness.
 type share struct {
-	fair    *fairness
-	key     shareKey
-	users   int // streams, or flows of datagrams
-	wants   int // how many of them have something to send
-	sent    int64
-	last    time.Time // when it last sent something
-	back    time.Time // until when it is expected back
-	stalled bool      // it has something, but has sent nothing while others waited for it
+	fair  *fairness
+	key   string
+	users int // streams
+	wants int // how many of them have something to send
+	sent  int64
 
-	patience time.Duration // how long others wait for it
-	streak   int           // octets since it stalled, or since the patience was raised
+	last     time.Time     // when it last sent something
+	back     time.Time     // until when it is expected back
+	wakeUp   time.Duration // how long its writers take to get the processor
+	refusals int           // how often others were refused for its sake since it sent something
+	refused  time.Time     // when that was last
+	stalled  bool          // it is not waited for
+	probing  bool          // one of its writers asks again and again, the others wait for that
 }
 
-func newFairness() *fairness { return &fairness{shares: make(map[shareKey]*share)} }
+func newFairness() *fairness { return &fairness{shares: make(map[string]*share)} }
 
 // join returns the share of a sandbox for one more user, who calls leave.
-func (f *fairness) join(sandbox string, datagrams bool) *share {
+func (f *fairness) join(key string) *share {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := shareKey{sandbox, datagrams}
 	s := f.shares[key]
 	if s == nil {
-		s = &share{fair: f, key: key, patience: startPatience}
+		s = &share{fair: f, key: key}
 		f.shares[key] = s
 	}
 	s.users++
@@ -80,61 +77,50 @@ func (f *fairness) join(sandbox string, datagrams bool) *share {
 func (s *share) leave() {
 	s.fair.mu.Lock()
 	defer s.fair.mu.Unlock()
-	if s.users--; s.users == 0 {
+	if s.users--; s.users == 0 && s.fair.shares[s.key] == s {
 		delete(s.fair.shares, s.key)
+		s.fair.resume()
 	}
 }
 
-// begin says that a user has something to send, and reports whether others have, too.
-func (s *share) begin(now time.Time) (contended bool) {
+// begin says that a user has something to send, and reports whether that is to be counted octet by octet.
+func (s *share) begin(now time.Time) (counted bool) {
 	f := s.fair
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	least := f.least(s, now)
+	behind := f.behind(s, now)
 	if s.wants++; s.wants == 1 {
-		s.catchUp(least)
+		s.catchUp(behind)
 	}
-	if least != nobody {
+	if behind != nil {
 		f.shared = now
 	}
+	f.wanted.Store(now.UnixNano())
 	return now.Sub(f.shared) < fairMemory
 }
 
-// end says that it has not any more. It has sent so many octets, of which so many nobody has counted.
-func (s *share) end(octets, uncounted int, now time.Time) {
-	f := s.fair
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s.sent += int64(uncounted)
+// done says that a user has nothing to send any more, and has sent so many octets. It is called with the lock held.
+func (s *share) done(octets int, now time.Time) {
 	if s.wants--; s.wants == 0 {
 		if octets >= fairPiece {
-			s.back = now.Add(s.patience)
+			s.back = now.Add(min(max(2*s.wakeUp, minReturn), maxReturn))
+		} else {
+			s.fair.resume()
 		}
-		f.resume()
 	}
 }
 
 // catchUp takes most of its credit from a share that did not send, with the lock held. What is left lets one that sends little
 // have its turn at once, and one that writes piece by piece not lose its turn between the pieces.
-func (s *share) catchUp(least int64) {
-	s.stalled = false
-	if least != nobody {
-		s.sent = max(s.sent, least-fairLead)
+func (s *share) catchUp(behind *share) {
+	s.stalled, s.refusals = false, 0
+	if behind != nil {
+		s.sent = max(s.sent, behind.sent-fairLead)
 	}
 }
 
-// nobody is what least returns where no other share has something to send.
-const nobody = math.MaxInt64
-
-// least is what that share has sent which is behind all others but s, with the lock held.
-func (f *fairness) least(s *share, now time.Time) int64 {
-	if o := f.behind(s, now); o != nil {
-		return o.sent
-	}
-	return nobody
-}
-
-// behind is that share, nil where no other has something to send.
+// behind is the share that has sent least among those besides s that have something to send and can, nil where there is none.
+// It is called with the lock held.
 func (f *fairness) behind(s *share, now time.Time) (least *share) {
 	for _, o := range f.shares {
 		if o != s && !o.stalled && (o.wants > 0 || now.Before(o.back)) && (least == nil || o.sent < least.sent) {
@@ -144,27 +130,51 @@ func (f *fairness) behind(s *share, now time.Time) (least *share) {
 	return least
 }
 
-// take asks for so many octets, and returns how many may be sent now: all or none.
+// take asks for so many octets, and returns how many may be sent now: all or none. It is called with the lock held.
 func (s *share) take(octets int, now time.Time) int {
 	f := s.fair
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	least := f.least(s, now)
+	behind := f.behind(s, now)
 	if s.stalled {
-		s.catchUp(least)
+		s.catchUp(behind)
 	}
-	if least != nobody && s.sent-least >= fairLead {
+	if behind != nil && s.sent-behind.sent >= fairLead && !behind.refuse(now) {
 		return 0
 	}
 	s.sent += int64(octets)
-	s.last = now
-	if s.streak += octets; s.streak >= fairLead {
-		s.streak, s.patience = 0, min(2*s.patience, maxPatience)
-	}
+	s.last, s.refusals = now, 0
 	if f.turn != nil && s.sent >= f.wakeAt && s.sent-int64(octets) < f.wakeAt {
 		f.resume()
 	}
 	return octets
+}
+
+// refuse notes that another share is refused for the sake of this one, and reports whether that was in vain too often.
+func (s *share) refuse(now time.Time) (enough bool) {
+	if s.wants == 0 || now.Sub(s.refused) < fairProbe/2 { // it is expected back, or this is the same packet
+		return false
+	}
+	s.refused = now
+	if s.refusals++; s.refusals <= maxRefusals {
+		return false
+	}
+	s.stalled = true
+	s.fair.resume()
+	return true
+}
+
+// wants says whether some stream has something to send, or had a moment ago.
+func (f *fairness) wants(now time.Time) bool {
+	if now.UnixNano()-f.wanted.Load() < int64(maxReturn) {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.shares {
+		if s.wants > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // resume lets those that pause look again, with the lock held.
@@ -175,64 +185,103 @@ func (f *fairness) resume() {
 	}
 }
 
-// pause waits until it may be worth asking again. Those that have sent nothing in the meantime are not waited for any more.
+// pause waits until it may be worth asking again. One of a share's users does so soon, the others when that one was let.
 func (s *share) pause() {
 	f := s.fair
-	began := time.Now()
-	var timer *time.Timer
-	for {
-		f.mu.Lock()
-		behind := f.behind(s, time.Now())
-		if behind == nil || s.sent-behind.sent < fairLead/2 {
-			f.mu.Unlock()
-			return
-		}
-		if wakeAt := s.sent - fairLead/2; f.turn == nil {
-			f.turn, f.wakeAt = make(chan struct{}), wakeAt
-		} else {
-			f.wakeAt = min(f.wakeAt, wakeAt)
-		}
-		turn := f.turn
-		if timer == nil {
-			timer = time.NewTimer(behind.patience)
-			defer timer.Stop()
-		}
-		f.mu.Unlock()
-		select {
-		case <-turn:
-		case <-timer.C:
-			f.giveUp(s, began)
-			return
-		}
-	}
-}
-
-// giveUp does not wait any more for shares that are behind s and have sent nothing since.
-func (f *fairness) giveUp(s *share, since time.Time) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, o := range f.shares {
-		if o != s && !o.stalled && s.sent-o.sent >= fairLead/2 && !o.last.After(since) {
-			o.stalled, o.streak, o.patience = true, 0, max(o.patience/2, minPatience)
-		}
+	behind := f.behind(s, time.Now())
+	if behind == nil || s.sent-behind.sent < fairLead/2 {
+		f.resume()
+		f.mu.Unlock()
+		return
 	}
-	f.resume()
+	if wakeAt := s.sent - fairLead/2; f.turn == nil {
+		f.turn, f.wakeAt = make(chan struct{}), wakeAt
+	} else {
+		f.wakeAt = min(f.wakeAt, wakeAt)
+	}
+	turn, wait := f.turn, fairProbe
+	if s.probing {
+		wait = maxReturn // the one that probes may be held up by its receiver
+	} else {
+		s.probing = true
+		defer func() {
+			f.mu.Lock()
+			s.probing = false
+			f.mu.Unlock()
+		}()
+	}
+	f.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-turn:
+	case <-timer.C:
+	}
 }
 
 // write writes to a stream, within the share.
 func (s *share) write(q *quic.Stream, b []byte) (total int, err error) {
 	if !s.begin(time.Now()) {
 		total, err = q.Write(b)
-		s.end(total, total, time.Now())
+		s.uncounted(total)
 		return total, err
 	}
-	defer func() { s.end(total, 0, time.Now()) }()
+	w := counted{share: s, left: len(b)}
 	for {
-		n, err := q.WriteWithLimit(b[total:], func(octets int) int { return s.take(octets, time.Now()) })
+		n, err := q.WriteWithLimit(b[total:], w.take)
 		total += n
 		if err != quic.ErrWriteLimitReached {
+			w.finish(total)
 			return total, err
 		}
 		s.pause()
+	}
+}
+
+// uncounted says that a user who had something to send has sent so many octets.
+func (s *share) uncounted(octets int) {
+	s.fair.mu.Lock()
+	defer s.fair.mu.Unlock()
+	s.sent += int64(octets)
+	s.done(octets, time.Now())
+}
+
+// counted is a write whose octets are counted as they are packed.
+type counted struct {
+	share  *share
+	left   int
+	packed time.Time // when the last octet was
+}
+
+// take is called by quic-go as it packs a packet. Once nothing is left the share is not one that has something to send, though
+// its writer may only hear of that when it gets the processor.
+func (w *counted) take(octets int) int {
+	f := w.share.fair
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	n := w.share.take(octets, now)
+	if w.left -= n; w.left == 0 && n > 0 {
+		w.packed = now
+		w.share.done(fairPiece, now)
+	}
+	return n
+}
+
+// finish says that the writer has the processor again.
+func (w *counted) finish(total int) {
+	s := w.share
+	s.fair.mu.Lock()
+	defer s.fair.mu.Unlock()
+	now := time.Now()
+	if w.packed.IsZero() { // it failed, or there was nothing to write
+		s.done(0, now)
+		return
+	}
+	s.wakeUp += (now.Sub(w.packed) - s.wakeUp) / 4
+	if total < fairPiece && s.wants == 0 {
+		s.back = time.Time{}
+		s.fair.resume()
 	}
 }

@@ -15,12 +15,22 @@ import (
 func TestShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFairness()
-		a, b := f.join("a", false), f.join("b", false)
+		take := func(s *share) bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return s.take(1000, time.Now()) > 0
+		}
+		done := func(s *share) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			s.done(0, time.Now())
+		}
+		a, b := f.join("a"), f.join("b")
 		if a.begin(time.Now()) {
 			t.Error("contended by itself")
 		}
 		sent := func(s *share, most int) (octets int) {
-			for octets < most && s.take(1000, time.Now()) > 0 {
+			for octets < most && take(s) {
 				octets += 1000
 			}
 			return octets
@@ -37,10 +47,11 @@ func TestShares(t *testing.T) {
 		if n := sent(b, 10_000_000); n < 2*fairLead || n > 2*fairLead+2000 {
 			t.Errorf("b has saved up %d octets", n)
 		}
-		start := time.Now()
-		b.pause() // a does not send: its receiver does not let it
-		if took := time.Since(start); took != maxPatience || a.patience != maxPatience/2 {
-			t.Errorf("b waited %v for a, and would now for %v", took, a.patience)
+		for range maxRefusals { // a does not send: its receiver does not let it
+			if n := sent(b, 1000); n != 0 {
+				t.Errorf("b sent %d octets before a", n)
+			}
+			b.pause()
 		}
 		if n := sent(b, 10_000_000); n != 10_000_000 {
 			t.Errorf("beside one that is stalled, b sent %d octets", n)
@@ -48,20 +59,20 @@ func TestShares(t *testing.T) {
 		if n := sent(a, 10_000_000); n < 2*fairLead || n > 2*fairLead+1000 {
 			t.Errorf("once it goes on, a sent %d octets", n)
 		}
-		done := make(chan time.Duration)
+		woken := make(chan time.Duration)
 		go func() {
 			start := time.Now()
 			a.pause()
-			done <- time.Since(start)
+			woken <- time.Since(start)
 		}()
 		synctest.Wait()
-		time.Sleep(minPatience)
+		time.Sleep(fairProbe / 2)
 		sent(b, fairLead)
-		if took := <-done; took != minPatience {
+		if took := <-woken; took != fairProbe/2 {
 			t.Errorf("a was woken after %v", took)
 		}
-		a.end(0, 0, time.Now())
-		b.end(0, 0, time.Now())
+		done(a)
+		done(b)
 		a.leave()
 		b.leave()
 		if len(f.shares) != 0 {
@@ -72,14 +83,19 @@ func TestShares(t *testing.T) {
 
 // received counts what comes for each sandbox.
 type received struct {
+	slow   string // the sandbox whose receiver is slow
+	sinks  sync.WaitGroup
 	mu     sync.Mutex
 	octets map[string]int
 }
 
 func (r *received) dial(_ context.Context, o tunnel.Open) (net.Conn, error) {
 	a, b := net.Pipe()
-	go func() {
+	r.sinks.Go(func() {
 		buf := make([]byte, 64<<10)
+		if o.Sandbox == r.slow {
+			buf = buf[:1000]
+		}
 		for {
 			n, err := b.Read(buf)
 			if err != nil {
@@ -89,8 +105,11 @@ func (r *received) dial(_ context.Context, o tunnel.Open) (net.Conn, error) {
 			r.mu.Lock()
 			r.octets[o.Sandbox] += n
 			r.mu.Unlock()
+			if o.Sandbox == r.slow {
+				time.Sleep(time.Duration(n) * 100 * time.Microsecond)
+			}
 		}
-	}()
+	})
 	return a, nil
 }
 
@@ -100,77 +119,89 @@ func (r *received) of(sandbox string) int {
 	return r.octets[sandbox]
 }
 
-// TestSandboxesShare: a sandbox with one flow has its half beside one with many, and beside a flood of datagrams.
+// TestSandboxesShare: on a path that is the bottleneck, a sandbox with one flow gets its share beside one with many flows and
+// with a flood of datagrams, however fast the path is; and one whose receiver is slow holds nobody up.
 func TestSandboxesShare(t *testing.T) {
 	for _, c := range []struct {
 		name         string
+		rate         float64 // octets per second
 		flows, flood int
-	}{{"fifty flows", 50, 0}, {"a flood of datagrams", 0, 1}, {"both", 20, 1}} {
+		slow         bool // the modest one's receiver takes 10 kB per second
+		least, most  float64
+	}{
+		{"many flows at 10 Mbit/s", 1.25e6, 50, 0, false, 0.4, 0.6},
+		{"many flows at 200 Mbit/s", 25e6, 50, 0, false, 0.4, 0.6},
+		{"a flood of datagrams at 10 Mbit/s", 1.25e6, 0, 1, false, 0.4, 0.9},
+		{"a flood of datagrams at 100 Mbit/s", 12.5e6, 0, 1, false, 0.4, 0.9},
+		{"flows and a flood at 100 Mbit/s", 12.5e6, 20, 1, false, 0.22, 0.6},
+		{"beside a slow receiver", 12.5e6, 4, 0, true, 0, 0.02},
+	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &received{octets: map[string]int{}}
-			e, _ := ends(t, handler{dial: r.dial})
-			stop := make(chan struct{})
-			var all sync.WaitGroup
-			run := func(sandbox string) {
-				s, err := e.OpenStream(context.Background(), tunnel.Open{Owner: tunnel.Owner{Sandbox: sandbox}, Network: "tcp", Addr: somewhere.Addr})
-				if err != nil {
-					t.Error(err)
-					return
+			synctest.Test(t, func(t *testing.T) {
+				r := &received{octets: map[string]int{}}
+				if c.slow {
+					r.slow = "modest"
 				}
-				all.Go(func() {
-					defer s.Close()
-					piece := make([]byte, 32<<10)
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						if _, err := s.Write(piece); err != nil {
-							return
-						}
-					}
-				})
-			}
-			for range c.flows {
-				run("greedy")
-			}
-			for range c.flood {
-				d, err := e.OpenDatagrams(context.Background(), tunnel.Open{Owner: tunnel.Owner{Sandbox: "greedy"}, Network: "udp", Addr: somewhere.Addr})
-				if err != nil {
-					t.Fatal(err)
+				edge, client, p := simulated(t)
+				p.rate = c.rate
+				e, cl := joined(t, edge, client, handler{dial: r.dial})
+				var all sync.WaitGroup
+				defer func() {
+					e.CloseWith(tunnel.OK, "")
+					all.Wait()
+					cl.CloseWith(tunnel.OK, "")
+					r.sinks.Wait()
+				}()
+				for range c.flows {
+					pump(t, e, &all, "greedy")
 				}
-				all.Go(func() {
-					defer d.Close()
-					piece := [][]byte{make([]byte, 1200), make([]byte, 1200), make([]byte, 1200), make([]byte, 1200)}
-					for {
-						select {
-						case <-stop:
-							return
-						case <-time.After(10 * time.Microsecond):
-						}
-						d.(tunnel.Batched).SendBatch(piece)
-					}
-				})
-			}
-			run("modest")
-			until := func(octets int) (modest, greedy int) {
-				for end := time.Now().Add(30 * time.Second); r.of("modest") < octets && time.Now().Before(end); {
-					time.Sleep(time.Millisecond)
+				for range c.flood {
+					flood(t, e, &all, "greedy")
 				}
-				return r.of("modest"), r.of("greedy")
-			}
-			modest0, greedy0 := until(1 << 20)
-			modest, greedy := until(41 << 20)
-			modest, greedy = modest-modest0, greedy-greedy0
-			close(stop)
-			all.Wait()
-			// With a flow and a flood the greedy one has two shares of three.
-			if modest < 39<<20 || float64(modest) < 0.25*float64(modest+greedy) {
-				t.Errorf("the modest sandbox got %d octets, the greedy one %d", modest, greedy)
-			}
-			t.Logf("modest %d MiB, greedy %d MiB", modest>>20, greedy>>20)
+				pump(t, e, &all, "modest")
+				time.Sleep(2 * time.Second)
+				modest, greedy := r.of("modest"), r.of("greedy")
+				time.Sleep(5 * time.Second)
+				modest, greedy = r.of("modest")-modest, r.of("greedy")-greedy
+				if got := float64(modest) / float64(modest+greedy); got < c.least || got > c.most {
+					t.Errorf("the modest sandbox got %.2f", got)
+				}
+				if used := float64(modest+greedy) / (5 * c.rate); used < 0.7 {
+					t.Errorf("%.2f of the path was used", used)
+				}
+			})
 		})
 	}
 }
 
+// pump writes to a flow until it ends.
+func pump(t *testing.T, e *Edge, all *sync.WaitGroup, sandbox string) {
+	t.Helper()
+	s, err := e.OpenStream(context.Background(), tunnel.Open{Owner: tunnel.Owner{Sandbox: sandbox}, Network: "tcp", Addr: somewhere.Addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.Go(func() {
+		defer s.Close()
+		for piece := make([]byte, 32<<10); err == nil; {
+			_, err = s.Write(piece)
+		}
+	})
+}
+
+// flood sends twenty thousand datagrams per second until its flow ends.
+func flood(t *testing.T, e *Edge, all *sync.WaitGroup, sandbox string) {
+	t.Helper()
+	d, err := e.OpenDatagrams(context.Background(), tunnel.Open{Owner: tunnel.Owner{Sandbox: sandbox}, Network: "udp", Addr: somewhere.Addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.Go(func() {
+		defer d.Close()
+		for piece := make([]byte, 1100); e.Err() == nil; time.Sleep(time.Millisecond) {
+			for range 20 {
+				d.Send(piece)
+			}
+		}
+	})
+}

@@ -22,23 +22,46 @@ import (
 	"github.com/weir-dev/weir/tunnel/wire"
 )
 
-// path is a network between two sockets that can be cut.
+// path is a network between two sockets that can be cut, and be slow.
 type path struct {
 	simnet.PerfectRouter
 	cut atomic.Bool
+
+	mu   sync.Mutex
+	rate float64              // octets per second in each direction; 0 is no bound
+	busy map[string]time.Time // until when packets are on their way to an address
 }
+
+// pathQueue is how long a packet may wait before a slow path.
+const pathQueue = 50 * time.Millisecond
 
 func (p *path) SendPacket(packet simnet.Packet) error {
 	if p.cut.Load() {
 		return nil
 	}
-	return p.PerfectRouter.SendPacket(packet)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rate == 0 {
+		return p.PerfectRouter.SendPacket(packet)
+	}
+	now := time.Now()
+	free := p.busy[packet.To.String()]
+	if free.Before(now) {
+		free = now
+	}
+	if free.Sub(now) > pathQueue {
+		return nil
+	}
+	free = free.Add(time.Duration(float64(len(packet.Data)) / p.rate * float64(time.Second)))
+	p.busy[packet.To.String()] = free
+	time.AfterFunc(free.Sub(now), func() { p.PerfectRouter.SendPacket(packet) })
+	return nil
 }
 
 // simulated returns both ends of a connection over a path of 20 ms, in a bubble of simulated time.
 func simulated(t *testing.T, c ...configs) (edge, client *quic.Conn, p *path) {
 	t.Helper()
-	p = &path{}
+	p = &path{busy: map[string]time.Time{}}
 	n := &simnet.Simnet{Router: p}
 	settings := simnet.NodeBiDiLinkSettings{
 		Downlink: simnet.LinkSettings{MTU: 1500}, Uplink: simnet.LinkSettings{MTU: 1500}, Latency: 10 * time.Millisecond,

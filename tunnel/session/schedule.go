@@ -41,13 +41,11 @@ type account struct {
 	active []*udpFlow // those with something waiting, the next one first
 	credit int
 	queued bool
-	share  *share
 }
 
 // schedule chooses which datagram is sent next: each sandbox has its turn, and within it each flow.
 type schedule struct {
 	wake chan struct{} // has one while there may be something to send
-	fair *fairness
 
 	mu       sync.Mutex
 	accounts map[string]*account
@@ -56,8 +54,8 @@ type schedule struct {
 	dropped  uint64
 }
 
-func newSchedule(fair *fairness) *schedule {
-	return &schedule{wake: make(chan struct{}, 1), fair: fair, accounts: make(map[string]*account)}
+func newSchedule() *schedule {
+	return &schedule{wake: make(chan struct{}, 1), accounts: make(map[string]*account)}
 }
 
 // join makes a flow one of its sandbox's.
@@ -66,7 +64,7 @@ func (s *schedule) join(f *udpFlow, key string) {
 	defer s.mu.Unlock()
 	a := s.accounts[key]
 	if a == nil {
-		a = &account{key: key, share: s.fair.join(key, true)}
+		a = &account{key: key}
 		s.accounts[key] = a
 	}
 	a.users++
@@ -82,7 +80,6 @@ func (s *schedule) leave(f *udpFlow) {
 	}
 	if f.account.users--; f.account.users == 0 {
 		delete(s.accounts, f.account.key)
-		f.account.share.leave()
 	}
 }
 
@@ -110,7 +107,6 @@ func (s *schedule) push(f *udpFlow, packets []packet) {
 		if !f.account.queued {
 			f.account.queued = true
 			f.account.credit = quantum
-			f.account.share.begin(time.Now())
 			s.turn = append(s.turn, f.account)
 		}
 	}
@@ -121,12 +117,11 @@ func (s *schedule) push(f *udpFlow, packets []packet) {
 	}
 }
 
-// pop fills into with those that are next, and returns how many. Where there are none because all that have something are
-// ahead of others in what they have sent, ahead is one of these.
-func (s *schedule) pop(into []packet, now time.Time) (n int, ahead *share) {
+// pop fills into with those that are next, and returns how many.
+func (s *schedule) pop(into []packet, now time.Time) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for refused := 0; n < len(into) && refused < len(s.turn); {
+	for n < len(into) && len(s.turn) > 0 {
 		a := s.turn[0]
 		if a.credit <= 0 || len(a.active) == 0 {
 			s.next(a)
@@ -137,13 +132,6 @@ func (s *schedule) pop(into []packet, now time.Time) (n int, ahead *share) {
 			a.next(f)
 			continue
 		}
-		if a.share.take(f.out.items[f.out.head].size, now) == 0 {
-			ahead = a.share
-			refused++
-			s.next(a)
-			continue
-		}
-		refused = 0
 		p := f.out.pop(packetSize)
 		if now.Sub(p.since) > maxAge {
 			s.drop(p)
@@ -155,7 +143,7 @@ func (s *schedule) pop(into []packet, now time.Time) (n int, ahead *share) {
 		into[n] = p
 		n++
 	}
-	return n, ahead
+	return n
 }
 
 // next gives the turn of a sandbox to the one after it.
@@ -163,7 +151,6 @@ func (s *schedule) next(a *account) {
 	s.turn = append(s.turn[:0], s.turn[1:]...)
 	if len(a.active) == 0 {
 		a.queued = false
-		a.share.end(0, 0, time.Time{})
 		return
 	}
 	a.credit = min(a.credit+quantum, quantum)

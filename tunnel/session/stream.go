@@ -45,7 +45,7 @@ func newStream(e *Edge, q *quic.Stream, o tunnel.Open, s wire.Status) *stream {
 	if s.Resolved.IsValid() {
 		remote = s.Resolved
 	}
-	share := e.fair.join(o.Sandbox, false)
+	share := e.fair.join(o.Sandbox)
 	return &stream{edge: e, q: q, share: share, local: address(s.Bound), remote: address(remote)}
 }
 
