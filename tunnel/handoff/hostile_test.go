@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -236,4 +238,48 @@ func FuzzRecords(f *testing.F) {
 			t.Fatalf("%q became %q", b, again)
 		}
 	})
+}
+
+// TestManyFlows opens as many flows as there may be, carries a little over each, both ways, and leaves nothing behind.
+func TestManyFlows(t *testing.T) {
+	const flows = 2000
+	c := &fakeClient{}
+	e := newEdge(t, c, Options{Opening: flows}, true)
+	c.onStream(func(context.Context, tunnel.Open) (tunnel.Stream, error) {
+		near, far := testnet.Pair()
+		go func() {
+			io.Copy(far, far)
+			far.CloseWrite()
+		}()
+		return newFakeStream(near), nil
+	})
+	all := make(chan *Stream, flows)
+	var opening sync.WaitGroup
+	for range flows {
+		opening.Go(func() {
+			s, err := e.OpenStream(t.Context(), tunnel.Open{Addr: destination})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			all <- s.(*Stream)
+		})
+	}
+	opening.Wait()
+	close(all)
+	if n := e.counters.Streams.Load(); n != flows {
+		t.Errorf("%d flows are open", n)
+	}
+	var ending sync.WaitGroup
+	for s := range all {
+		ending.Go(func() {
+			defer s.Close()
+			io.WriteString(s, "hello")
+			s.CloseWrite()
+			if b, err := io.ReadAll(s); string(b) != "hello" || err != nil {
+				t.Errorf("%q, %v came back", b, err)
+			}
+		})
+	}
+	ending.Wait()
 }
