@@ -12,8 +12,10 @@ const (
 	jump         = 10 * time.Second // of the wall clock in a tick, beyond it: the machine has slept
 	pingEvery    = 6 * time.Second
 	pingPatience = 4 * time.Second
-	quicEvery    = 5 * time.Minute // to try QUIC again while on WebSocket
-	movePatience = 2 * time.Second // for a session to answer on a new path
+	lastPatience = 10 * time.Second // for a session that has been replaced because it did not answer
+	replaceEvery = time.Minute      // at most, because of that
+	quicEvery    = 5 * time.Minute  // to try QUIC again while on WebSocket
+	movePatience = 3 * time.Second  // for a session to answer on a new path
 	attemptTime  = 20 * time.Second
 	renewPause   = time.Minute // after a renewal that failed
 	renewTime    = 15 * time.Second

@@ -14,15 +14,18 @@ const (
 	suspectLoss = 3       // packets lost since the last look
 	largeProbe  = 8 << 10 // octets: several full packets each way
 	maxFailures = 2       // of probes in a row, while small packets pass
+	maxUnheard  = 2       // pings in a row without an answer, while QUIC does not take the session for lost
 )
 
-// health is what is known of the session. A session that does not answer is only called degraded: QUIC's own idle timeout
-// ends it, so that nothing that works is ended by a question that got lost.
+// health is what is known of the session. A session that is silent is ended by QUIC's own idle timeout, so that nothing that
+// works is ended by a question that got lost. But one can be alive by small packets alone, when the path has shrunk: one that
+// does not answer gets a successor, and is ended only when the successor stands and it still does not answer.
 type health struct {
 	busy     bool // a question is under way
 	asked    time.Time
 	lost     uint64 // packets, when last looked
 	failures int    // of probes
+	unheard  int    // pings in a row
 	reason   string
 }
 
@@ -73,19 +76,24 @@ func (k *keeper) answered(pinged error, suspect bool, probed error) {
 	}
 	switch {
 	case pinged != nil:
+		h.unheard++
 		h.reason = "the edge does not answer"
 	case suspect && probed != nil:
 		h.failures++
 		h.reason = "large packets are lost on the way"
 	default:
-		h.failures, h.reason = 0, ""
+		h.failures, h.unheard, h.reason = 0, 0, ""
 	}
-	if h.failures >= maxFailures {
+	k.reportConnected(h.reason)
+	switch {
+	case h.failures >= maxFailures:
 		h.failures = 0
 		k.small = true
 		k.again(anyWay)
+	case h.unheard >= maxUnheard && time.Since(k.replaced) >= replaceEvery && k.attempt == nil:
+		k.replaced = time.Now()
+		k.again(anyWay)
 	}
-	k.reportConnected(h.reason)
 }
 
 // renewal is when the credentials are next to be renewed.

@@ -32,6 +32,7 @@ type keeper struct {
 	backoff  backoff
 	small    bool // packets of the least size: larger ones got lost
 	lastSeen error
+	replaced time.Time // when a session was last taken for one that needs a successor
 
 	health health
 	path   path
@@ -167,7 +168,7 @@ func (k *keeper) after(g goal, wait time.Duration) {
 func (k *keeper) finished(a *attempt, c carrier, err error) {
 	if k.attempt != a {
 		if c != nil {
-			k.retire(c)
+			k.retire(c, false)
 		}
 		return
 	}
@@ -199,7 +200,7 @@ func (k *keeper) finished(a *attempt, c carrier, err error) {
 // adopt makes c the session that takes new flows. The one before ends when its flows have.
 func (k *keeper) adopt(c carrier) {
 	if k.cur != nil {
-		k.retire(k.cur)
+		k.retire(k.cur, k.health.unheard > 0 || k.health.failures > 0 || k.small)
 	}
 	k.cur, k.since = c, time.Now()
 	k.draining, k.newer, k.stays, k.lastSeen = false, false, nil, nil
@@ -216,9 +217,13 @@ func (k *keeper) adopt(c carrier) {
 	}
 }
 
-// retire lets c end with its flows: a session that is not drained by the edge already gets no new ones from now on.
-func (k *keeper) retire(c carrier) {
+// retire lets c end with its flows: it gets no new ones from now on. One that is suspect is ended when it does not answer.
+func (k *keeper) retire(c carrier, suspect bool) {
 	k.work.Go(func() {
+		if suspect && !answers(k.ctx, c) {
+			c.CloseWith(tunnel.Lost, "the session does not answer")
+			return
+		}
 		ctx, cancel := context.WithTimeout(k.ctx, session.MaxDrain)
 		defer cancel()
 		c.Drain(ctx, "the client has another session")
@@ -226,6 +231,14 @@ func (k *keeper) retire(c carrier) {
 			c.CloseWith(tunnel.OK, "the client was stopped")
 		}
 	})
+}
+
+// answers finds out whether large packets still pass on a session, too.
+func answers(ctx context.Context, c carrier) bool {
+	ctx, cancel := context.WithTimeout(ctx, lastPatience)
+	defer cancel()
+	_, err := c.Probe(ctx, largeProbe)
+	return err == nil
 }
 
 // lost is what the end of the session does.

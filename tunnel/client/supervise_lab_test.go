@@ -348,6 +348,7 @@ func (l *lab) start(t *testing.T, seed uint64, change ...func(*SupervisorConfig)
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stop = cancel
 	go func() { m.result <- m.Run(ctx) }()
+	t.Cleanup(cancel) // a test that fails must not leave it running: its time would never end
 	return m
 }
 

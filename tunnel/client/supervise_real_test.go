@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,7 +26,7 @@ import (
 )
 
 // patience is how long a test waits for what has to come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // street is a real edge with a forwarder in front of its UDP and TCP port, which can be shut and moved.
 type street struct {
@@ -202,6 +204,16 @@ type resident struct {
 	source atomic.Value // netip.Addr
 	result chan error
 	stop   context.CancelFunc
+
+	mu      sync.Mutex
+	reasons []string // of all states so far
+}
+
+// said reports whether a state so far had a reason with text in it.
+func (r *resident) said(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.reasons, func(reason string) bool { return strings.Contains(reason, text) })
 }
 
 func (s *street) run(t *testing.T, c Credentials, only string) *resident {
@@ -209,7 +221,13 @@ func (s *street) run(t *testing.T, c Credentials, only string) *resident {
 	r := &resident{result: make(chan error, 1)}
 	r.source.Store(home)
 	var err error
-	r.Supervisor, err = NewSupervisor(SupervisorConfig{Edge: s.url, Credentials: c, Handler: anyDial{}, Transport: only, Proxy: func(*url.URL) (*url.URL, error) { return nil, nil }})
+	r.Supervisor, err = NewSupervisor(SupervisorConfig{Edge: s.url, Credentials: c, Handler: anyDial{}, Transport: only,
+		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
+		Report: func(s State) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.reasons = append(r.reasons, s.Reason)
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,6 +289,7 @@ func echoes(t *testing.T) netip.AddrPort {
 type talk struct {
 	tunnel.Stream
 	sent, got [32]byte
+	gone      chan struct{} // closed when all is sent
 	back      chan error
 	octets    atomic.Int64
 }
@@ -283,13 +302,14 @@ func (s *street) begin(t *testing.T, n int64) *talk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &talk{Stream: stream, back: make(chan error, 1)}
+	k := &talk{Stream: stream, gone: make(chan struct{}), back: make(chan error, 1)}
 	t.Cleanup(func() { stream.Close() })
 	go func() {
 		sum := sha256.New()
 		io.Copy(io.MultiWriter(stream, sum), io.LimitReader(rand.NewChaCha8([32]byte{}), n))
 		stream.CloseWrite()
 		copy(k.sent[:], sum.Sum(nil))
+		close(k.gone)
 	}()
 	go func() {
 		sum := sha256.New()
@@ -316,6 +336,7 @@ func (k *talk) ends(t *testing.T, n int64) {
 	defer k.Close()
 	select {
 	case err := <-k.back:
+		<-k.gone
 		if err != nil || k.octets.Load() != n || k.sent != k.got {
 			t.Errorf("%d of %d octets came back, %v; the same: %v", k.octets.Load(), n, err, k.sent == k.got)
 		}
@@ -324,7 +345,7 @@ func (k *talk) ends(t *testing.T, n int64) {
 	}
 }
 
-const talkSize = 48 << 20
+const talkSize = 12 << 20
 
 // TestMoves: a transfer goes on, whole, while the session moves to other sockets and a NAT gives it other ports.
 func TestMoves(t *testing.T) {
@@ -334,7 +355,9 @@ func TestMoves(t *testing.T) {
 	k := s.begin(t, talkSize)
 	until(t, "the transfer to begin", func() bool { return k.octets.Load() > 0 })
 	s.rebind(t)
+	s.mu.Lock()
 	before := s.client
+	s.mu.Unlock()
 	r.source.Store(cafe)
 	until(t, "packets from another socket", func() bool {
 		s.mu.Lock()
@@ -373,9 +396,29 @@ func TestRestart(t *testing.T) {
 	s.udpShut.Store(true) // nothing that it says in farewell arrives
 	s.edge.Close()
 	s.open(t)
+	s.rebind(t) // nor later
 	s.udpShut.Store(false)
 	until(t, "the new edge to know the client", func() bool { return s.edge.Counters().Joined.Load() == 1 })
 	s.begin(t, 1000).ends(t, 1000)
+	if !r.said("has started again") {
+		t.Errorf("it was no stateless reset: %q", r.reasons)
+	}
+}
+
+// TestShrinks: a path that was found to take large packets, and takes them no more, costs the session its flows, and no more
+// than that: there is another one soon, and the old one, on which small packets still pass, is ended.
+func TestShrinks(t *testing.T) {
+	s := newStreet(t)
+	r := s.run(t, s.enrol(t), session.QUIC)
+	r.comes(t, session.QUIC)
+	s.begin(t, talkSize).ends(t, talkSize) // the path's size is known then
+	k := s.begin(t, 1<<40)
+	until(t, "a transfer", func() bool { return k.octets.Load() > 0 })
+	s.largest.Store(1300)
+	until(t, "another session", func() bool { return s.edge.Counters().Joined.Load() > 1 })
+	r.comes(t, session.QUIC)
+	s.begin(t, talkSize/16).ends(t, talkSize/16)
+	until(t, "the end of the old session", func() bool { return s.edge.Counters().Sessions.Load() == 1 })
 }
 
 // TestRevokedWhileConnected: the client ends, and says why.

@@ -140,13 +140,11 @@ func TestBlockedMidSession(t *testing.T) {
 		m := l.start(t, 1)
 		time.Sleep(time.Minute)
 		l.set(func() { l.udpDown = true })
-		time.Sleep(7*time.Second + pingPatience + tick)
-		synctest.Wait()
-		if s := m.State(); s.Phase != Degraded || s.Reason == "" {
-			t.Errorf("%+v while nothing comes back", s)
-		}
-		time.Sleep(4 * time.Second)
+		time.Sleep(17 * time.Second)
 		m.wants(t, Connected, session.WebSocket)
+		if !slices.Contains(m.phases(), Degraded) {
+			t.Errorf("reported %v", m.phases())
+		}
 		l.set(func() { l.udpDown = false })
 		time.Sleep(5 * time.Minute)
 		m.wants(t, Connected, session.QUIC)

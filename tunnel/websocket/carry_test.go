@@ -37,7 +37,7 @@ func TestCarries(t *testing.T) {
 		}
 	})
 	c := e.quicOver(t, ws, ws.RemoteAddr())
-	sameBytes(t, c, 8<<20)
+	sameBytes(t, c, 3<<20)
 
 	session, ok := e.Lookup((<-accepted).RemoteAddr())
 	if !ok || session.Remote != addrPort(tcp.LocalAddr()) || !session.Local.Addr().IsLoopback() {
