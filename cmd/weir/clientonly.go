@@ -9,6 +9,7 @@ const (
 	rootShort   = "The user's end of a weir tunnel"
 	rootLong    = "weir lets programs that run in a sandbox elsewhere reach what this machine reaches: what you allow,\nas long as this command runs. This is the client; sandboxes need weir for Linux."
 	rootExample = `  weir enroll --tunnel https://edge.example:443 --token-file token
+  weir connect --tunnel https://edge.example:443 --allow staging-db.internal.example.com:5432
   weir policy check weir.yaml`
 )
 

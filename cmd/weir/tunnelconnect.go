@@ -32,7 +32,7 @@ type connectFlags struct {
 	tunnel, tokenFile, name, policyFile, events, transport string
 	allow, deny, dns                                       []string
 	loopback                                               []int
-	ask, audit, plain, doctor                                      bool
+	ask, audit, plain, doctor                              bool
 	maxFlows                                               int
 	dayMiB                                                 int
 }

@@ -125,7 +125,7 @@ func (f *connectFlags) openShow(cmd *cobra.Command, u *ui) (*shown, error) {
 	case f.plain || !wantsJSON(cmd) && canAsk():
 		l := newEventLines(cmd.OutOrStdout())
 		s := &shown{sink: l, stderr: os.Stderr, say: l.say, start: func(tunnelEnd) {}, close: l.close}
-		if canAsk() {
+		if f.ask {
 			s.ask = newLineAsker(os.Stdin, os.Stderr).ask
 		}
 		return s, nil
@@ -139,7 +139,7 @@ func (f *connectFlags) openShow(cmd *cobra.Command, u *ui) (*shown, error) {
 		return nil, err
 	}
 	s := &shown{sink: out, stderr: os.Stderr, say: func(line string) { u.sayf("%s", line) }, start: func(tunnelEnd) {}, close: sync.OnceFunc(func() { out.Close() })}
-	if canAsk() {
+	if f.ask {
 		s.ask = newLineAsker(os.Stdin, os.Stderr).ask
 	}
 	return s, nil

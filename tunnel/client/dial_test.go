@@ -273,7 +273,7 @@ func TestRehoming(t *testing.T) {
 	}
 }
 
-// TestParkedSocketsEnd: ten seconds, no more than there is room for, and not by another's name.
+// TestParkedSocketsEnd: for a while, no more than there is room for, and not by another's name.
 func TestParkedSocketsEnd(t *testing.T) {
 	at := udpServer(t)
 	synctest.Test(t, func(t *testing.T) {

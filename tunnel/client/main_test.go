@@ -122,8 +122,8 @@ type machine struct {
 	log   *log
 }
 
-// own are the addresses of the test's machine, edge the one of its edge.
-var own, edge = netip.MustParseAddr("192.168.7.2"), netip.MustParseAddr("198.51.100.7")
+// own is an address of the test's machine, itsEdge that of its edge.
+var own, itsEdge = netip.MustParseAddr("192.168.7.2"), netip.MustParseAddr("198.51.100.7")
 
 func newMachine(t testing.TB, rules Rules, z *zone, change ...func(*HandlerConfig)) *machine {
 	t.Helper()
@@ -135,7 +135,7 @@ func newMachine(t testing.TB, rules Rules, z *zone, change ...func(*HandlerConfi
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.SetEdge([]netip.Addr{edge})
+	p.SetEdge([]netip.Addr{itsEdge})
 	m := &machine{names: z, log: &log{}}
 	c := HandlerConfig{Policy: p, Sink: m.log, Client: "default/laptop"}
 	if z != nil {

@@ -11,10 +11,11 @@ import (
 )
 
 // When a tunnel breaks, the sockets of its UDP flows wait parkedFor for the edge to open the same flows again over the next
-// session: their peers, and the NATs on the way, then see the flow go on from the address that they know. At most maxParked
+// session: their peers, and the NATs on the way, then see the flow go on from the address that they know. The edge waits for 10
+// seconds, from when it knows that the session is lost; that may be its 15 seconds of idle time after we do. At most maxParked
 // wait; those that find no place are closed.
 const (
-	parkedFor = 10 * time.Second
+	parkedFor = 25 * time.Second
 	maxParked = 512
 )
 
