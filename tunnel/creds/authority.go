@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -164,4 +165,14 @@ func requestKey(der []byte) (crypto.PublicKey, error) {
 		return nil, errors.New("certificate request: not signed by its key")
 	}
 	return csr.PublicKey, nil
+}
+
+// keyPrint is the SHA-256 of a public key.
+func keyPrint(key any) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.Sum256(der)
+	return h[:], nil
 }

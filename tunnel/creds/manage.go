@@ -4,8 +4,6 @@ package creds
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -235,16 +233,6 @@ func (st *state) certify(c *Record, key any, now time.Time) ([]byte, error) {
 	}
 	c.issue(Issued{Serial: serialOf(leaf), Authority: by.ID, Expires: leaf.NotAfter}, now)
 	return append(leaf.Raw, st.keys.bundle(now)...), nil
-}
-
-// keyPrint is the SHA-256 of a public key.
-func keyPrint(key any) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, err
-	}
-	h := sha256.Sum256(der)
-	return h[:], nil
 }
 
 // Check reports whether some certificate of the client counts, by what was last read of the files. The error is a *tunnel.Error.
