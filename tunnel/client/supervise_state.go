@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/weir-dev/weir/tunnel"
@@ -77,7 +78,7 @@ func permanent(err error) error {
 	case tunnel.Superseded:
 		return ErrSuperseded
 	case tunnel.Revoked:
-		return errors.Join(creds.ErrRejected, err)
+		return fmt.Errorf("%w (%w)", creds.ErrRejected, err)
 	case tunnel.Version:
 		return err
 	}
