@@ -351,8 +351,11 @@ func TestRouteOfNames(t *testing.T) {
 			t.Errorf("%s is %q, want %s", name, addrs, want)
 		}
 	}
-	if !cmp.Equal(u.asked, []string{"staging-db.internal.example.com."}) {
-		t.Errorf("the user's machine was asked for %q", u.asked)
+	u.mu.Lock()
+	asked := u.asked
+	u.mu.Unlock()
+	if !cmp.Equal(asked, []string{"staging-db.internal.example.com."}) {
+		t.Errorf("the user's machine was asked for %q", asked)
 	}
 	for _, c := range []struct {
 		route, addr string
