@@ -2,7 +2,9 @@ package edge
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weir-dev/weir/tunnel"
 	"github.com/weir-dev/weir/tunnel/creds"
@@ -70,6 +72,59 @@ func TestEnrolledAgainAndAway(t *testing.T) {
 	if code := tunnel.CodeOf(first.Err()); code != tunnel.Revoked {
 		t.Errorf("it was told %v", code)
 	}
+}
+
+// TestRenewalInBand: a client gets its next certificate over its session, by an authority that has come since, and connects with
+// it; the session and its flow go on.
+func TestRenewalInBand(t *testing.T) {
+	var ahead atomic.Int64
+	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	store, err := creds.OpenStore(creds.StoreConfig{Dir: t.TempDir() + "/edge", Create: true, Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &testEdge{store: store}
+	e.listen(t, "127.0.0.1:0")
+	c := e.enrol(t, "acme", "laptop")
+	l := e.connect(t, c, session.ClientConfig{Generation: 1}, &handler{})
+	flow, err := e.Sandbox(owner("acme")).OpenStream(t.Context(), tunnel.Open{Network: "tcp", Addr: echo(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flow.Close()
+	authorities, err := store.Rotate(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renew := func() error {
+		csr, err := c.CSR()
+		if err != nil {
+			return err
+		}
+		chain, err := l.Renew(t.Context(), csr)
+		if err != nil {
+			return err
+		}
+		return c.Install(chain)
+	}
+	if err := renew(); err == nil {
+		t.Error("a certificate at once")
+	}
+	ahead.Store(int64(2 * time.Minute)) // not more than clocks may be apart
+	before := c.Expires()
+	if err := renew(); err != nil {
+		t.Fatal(err)
+	}
+	if !c.Expires().After(before) || c.TLS().ServerName == "" || len(authorities) != 2 {
+		t.Errorf("expires at %v, before that at %v", c.Expires(), before)
+	}
+	if _, err := flow.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := flow.Read(make([]byte, 1)); err != nil {
+		t.Errorf("the flow: %v", err)
+	}
+	e.connect(t, c, session.ClientConfig{Generation: 2}, &handler{})
 }
 
 // TestRevokedWhileLeaving: a session that drains because a later process has come, for the sake of its flows, is revoked as well.
