@@ -98,7 +98,9 @@ func (f *carrier) run() {
 
 // up carries what comes from the edge.
 func (f *carrier) up() {
-	_, err := pour(patient{f.conn}, f.q)
+	p := f.client.stalls.add(f.share.key, f.fail)
+	defer f.client.stalls.remove(p)
+	_, err := pour(patient{f.conn}, f.q, p)
 	var failed *writeError
 	switch {
 	case err == nil:

@@ -49,7 +49,7 @@ func Connect(ctx context.Context, conn *quic.Conn, h tunnel.Handler, cfg ClientC
 		conn.CloseWithError(quic.ApplicationErrorCode(code), text)
 		return nil, fmt.Errorf("greet the edge: %w", err)
 	}
-	c.run(func() { c.control.read(c.handle) }, c.serve, c.exchange.send, c.exchange.receive)
+	c.run(c.handle, c.serve)
 	return c, nil
 }
 
@@ -81,7 +81,7 @@ func introduce(ctx context.Context, conn *quic.Conn, h tunnel.Handler, cfg Clien
 	}
 	stream.SetDeadline(time.Time{})
 	return &Client{
-		link: newLink(conn, stream, cfg.Transport, cfg.Log), handler: h, welcome: *welcome,
+		link: newLink(conn, stream, ClientRole, cfg.Transport, cfg.Log), handler: h, welcome: *welcome,
 		queries: make(chan struct{}, maxQueries), renewed: make(chan *wire.Renewed, 1),
 		said: make(chan struct{}), drainSaid: make(chan struct{}),
 	}, nil

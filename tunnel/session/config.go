@@ -101,6 +101,15 @@ const (
 	packetEdge = 1200
 )
 
+// Windows of flow control (RFC 9000 section 4), in octets. A stream's grows while it is read; that of the connection is there
+// from the beginning, since flows that nobody reads count against it (stalls).
+const (
+	streamWindow    = 512 << 10
+	maxStreamWindow = 8 << 20
+	clientWindow    = 64 << 20
+	edgeWindow      = 32 << 20
+)
+
 // QUICConfig returns the transport parameters of weir/1 for one end. transport is [QUIC] or [WebSocket]; ipv6 says whether
 // the path to the other end is IPv6. What is returned is the caller's.
 func QUICConfig(role Role, transport string, ipv6 bool) *quic.Config {
@@ -109,10 +118,10 @@ func QUICConfig(role Role, transport string, ipv6 bool) *quic.Config {
 		HandshakeIdleTimeout:             HandshakeTimeout,
 		MaxIdleTimeout:                   15 * time.Second,
 		KeepAlivePeriod:                  5 * time.Second,
-		InitialStreamReceiveWindow:       1 << 20,
-		MaxStreamReceiveWindow:           8 << 20,
-		InitialConnectionReceiveWindow:   4 << 20,
-		MaxConnectionReceiveWindow:       32 << 20,
+		InitialStreamReceiveWindow:       streamWindow,
+		MaxStreamReceiveWindow:           maxStreamWindow,
+		InitialConnectionReceiveWindow:   clientWindow,
+		MaxConnectionReceiveWindow:       clientWindow,
 		MaxIncomingStreams:               MaxFlows,
 		MaxIncomingUniStreams:            -1,
 		EnableDatagrams:                  true,
@@ -121,7 +130,7 @@ func QUICConfig(role Role, transport string, ipv6 bool) *quic.Config {
 	}
 	if role == EdgeRole {
 		c.MaxIncomingStreams = maxFromClient
-		c.MaxConnectionReceiveWindow = 16 << 20
+		c.InitialConnectionReceiveWindow, c.MaxConnectionReceiveWindow = edgeWindow, edgeWindow
 	}
 	switch {
 	case transport == WebSocket:

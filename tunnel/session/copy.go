@@ -3,6 +3,7 @@ package session
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -26,12 +27,12 @@ func (e *writeError) Unwrap() error { return e.err }
 
 // pour copies what comes on a stream to w until its end: each time as much as has come. While nothing comes it holds no
 // buffer. Its error is that of the stream, or a *writeError.
-func pour(w io.Writer, q *quic.Stream) (total int64, err error) {
+func pour(w io.Writer, q *quic.Stream, p *pouring) (total int64, err error) {
 	var one [1]byte
 	for {
 		// The end of the stream and its errors are for Read to tell: it also ends the stream's life.
 		q.Peek(one[:])
-		n, err := pourOnce(w, q)
+		n, err := pourOnce(w, q, p)
 		total += int64(n)
 		if err == io.EOF {
 			return total, nil
@@ -42,12 +43,16 @@ func pour(w io.Writer, q *quic.Stream) (total int64, err error) {
 	}
 }
 
-func pourOnce(w io.Writer, q *quic.Stream) (int, error) {
+func pourOnce(w io.Writer, q *quic.Stream, p *pouring) (int, error) {
 	large := largeBuffers.Get().(*[largeBuffer]byte)
 	defer largeBuffers.Put(large)
 	n, err := q.Read(large[:])
 	if n > 0 {
-		if n, werr := w.Write(large[:n]); werr != nil {
+		p.got.Add(int64(n))
+		p.since.Store(time.Now().UnixNano())
+		n, werr := w.Write(large[:n])
+		p.since.Store(0)
+		if werr != nil {
 			return n, &writeError{werr}
 		}
 	}

@@ -42,7 +42,7 @@ func Accept(ctx context.Context, conn *quic.Conn, who tunnel.Identity, cfg EdgeC
 		conn.CloseWithError(quic.ApplicationErrorCode(code), text)
 		return nil, fmt.Errorf("greet client %s: %w", who, err)
 	}
-	e.run(func() { e.control.read(e.handle) }, e.refuseStreams, e.exchange.send, e.exchange.receive)
+	e.run(e.handle, e.refuseStreams)
 	return e, nil
 }
 
@@ -75,7 +75,7 @@ func greet(ctx context.Context, conn *quic.Conn, who tunnel.Identity, cfg EdgeCo
 		return nil, err
 	}
 	stream.SetDeadline(time.Time{})
-	e := &Edge{link: newLink(conn, stream, cfg.Transport, cfg.Log), who: who, cfg: cfg, hello: *hello, said: make(chan struct{})}
+	e := &Edge{link: newLink(conn, stream, EdgeRole, cfg.Transport, cfg.Log), who: who, cfg: cfg, hello: *hello, said: make(chan struct{})}
 	e.routes = hello.Routes
 	return e, nil
 }

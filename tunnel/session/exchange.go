@@ -38,8 +38,9 @@ func newExchange(l *link) *exchange {
 	return x
 }
 
-// measureEvery is how often quic-go is asked how much fits into a packet.
-const measureEvery = time.Second
+// measureEvery is how often quic-go is asked how much fits into a packet: an edge begins with little (packetEdge), and what
+// does not fit is to go as datagrams as soon as more is known to pass.
+const measureEvery = 50 * time.Millisecond
 
 // max is how long a DATAGRAM frame's payload may be now, in octets.
 func (x *exchange) max() int {

@@ -19,6 +19,7 @@ type link struct {
 	control   *control
 	exchange  *exchange
 	fair      *fairness
+	stalls    *stalls
 	transport string
 	log       logrus.FieldLogger
 
@@ -44,11 +45,15 @@ type counters struct {
 // maxViolations is how many streams that break the rules a session bears.
 const maxViolations = 16
 
-func newLink(conn *quic.Conn, stream *quic.Stream, transport string, log logrus.FieldLogger) *link {
+func newLink(conn *quic.Conn, stream *quic.Stream, role Role, transport string, log logrus.FieldLogger) *link {
+	window := int64(clientWindow)
+	if role == EdgeRole {
+		window = edgeWindow
+	}
 	if log == nil {
 		log = silent()
 	}
-	l := &link{conn: conn, transport: transport, log: log, fair: newFairness(), done: make(chan struct{})}
+	l := &link{conn: conn, transport: transport, log: log, fair: newFairness(), stalls: newStalls(window / 2), done: make(chan struct{})}
 	l.control = newControl(l, stream)
 	l.exchange = newExchange(l)
 	return l
@@ -61,11 +66,16 @@ func silent() logrus.FieldLogger {
 	return log
 }
 
-// run does the work of a session until the connection has ended: each of the loops returns then.
-func (l *link) run(loops ...func()) {
+// run does the work of a session until the connection has ended: each of the loops returns then. handle is for the control
+// messages of the other side.
+func (l *link) run(handle func(wire.Message) error, loops ...func()) {
 	for _, loop := range loops {
 		l.work.Go(loop)
 	}
+	l.work.Go(func() { l.control.read(handle) })
+	l.work.Go(l.exchange.send)
+	l.work.Go(l.exchange.receive)
+	l.work.Go(func() { l.stalls.watch(l.conn.Context().Done()) })
 	l.work.Go(func() {
 		<-l.conn.Context().Done()
 		l.mu.Lock()

@@ -108,7 +108,9 @@ func weigh(q *quic.Stream, sent int64, n int) int64 {
 
 // WriteTo implements io.WriterTo: what has come is handed over in large pieces, and an idle flow holds no buffer.
 func (s *stream) WriteTo(w io.Writer) (int64, error) {
-	n, err := pour(w, s.q)
+	p := s.edge.stalls.add(s.share.key, s.Abort)
+	defer s.edge.stalls.remove(p)
+	n, err := pour(w, s.q, p)
 	var failed *writeError
 	if errors.As(err, &failed) {
 		return n, failed.err
