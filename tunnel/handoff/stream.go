@@ -26,6 +26,7 @@ type Stream struct {
 	fin     chan struct{} // closed when the far end's stream has ended, or the flow has
 	over    chan struct{} // closed when both directions have
 	finTold bool
+	ended   bool          // it was the end of the far end's stream: what breaks later takes nothing of it back
 	why     *tunnel.Error // what ended both; nil before
 	finSent bool
 	closed  bool
@@ -89,7 +90,7 @@ func (s *Stream) Ended(err error) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.why != nil {
+	if s.why != nil && !(err == io.EOF && s.ended) {
 		return s.why
 	}
 	return err
@@ -107,7 +108,7 @@ func (s *Stream) end(why *tunnel.Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.finTold {
-		s.finTold = true
+		s.finTold, s.ended = true, why.Code == tunnel.OK
 		close(s.fin)
 	}
 	if why.Code != tunnel.OK && s.why == nil {

@@ -174,6 +174,23 @@ func TestEnds(t *testing.T) {
 
 type onlyReader struct{ io.Reader }
 
+// TestEndBeforeTheEdges: an edge that ends once a flow has ended takes nothing of it back, however late the data path reads.
+func TestEndBeforeTheEdges(t *testing.T) {
+	c := &fakeClient{}
+	e := newEdge(t, c, Options{}, true)
+	s, _, far := e.open(t, c)
+	s.CloseWrite()
+	io.ReadAll(far)
+	io.WriteString(far, "the last words")
+	far.CloseWrite()
+	<-s.fin // the end has been told; nothing has been read
+	e.stop()
+	<-e.Done()
+	if got, err := io.ReadAll(s); string(got) != "the last words" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
 // TestWriterLearns: who only writes learns as well how the flow ended.
 func TestWriterLearns(t *testing.T) {
 	c := &fakeClient{}
