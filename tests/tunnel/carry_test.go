@@ -166,6 +166,26 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
+// TestPathGetsShorter: a tunnel that stands on a path whose MTU drops carries on, be it by another session.
+func TestPathGetsShorter(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		t.Run(map[bool]string{false: "and says so", true: "in silence"}[silent], func(t *testing.T) {
+			t.Parallel()
+			h := host(t, "a")
+			h.connect(t, "a", "acme", "--allow", officeEcho.String()+":*")
+			if said, log := h.probe(t, echoing, "upload", sumAt.String(), "4000000"); said != "the same" {
+				t.Fatalf("before: %q\n%s", said, log)
+			}
+			h.laptops["a"].link.SetBoth(impair.Settings{MTU: 1300, Silent: silent})
+			took := await(t, 60*time.Second, "carry on", func() bool {
+				said, _ := h.probe(t, echoing, "upload", sumAt.String(), "4000000")
+				return said == "the same"
+			})
+			t.Logf("carried on after %v", took)
+		})
+	}
+}
+
 // TestHTTP3: a QUIC connection inside the tunnel's own.
 func TestHTTP3(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@
 package tunnel
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -27,6 +28,8 @@ func TestMain(m *testing.M) {
 		os.Exit(outside())
 	}
 	log.SetOutput(io.Discard) // servers complain of clients that end
+	flag.Parse()
+	flag.Set("test.parallel", "6") // most of them wait most of the time
 	os.Exit(m.Run())
 }
 
