@@ -425,3 +425,60 @@ func TestNoClient(t *testing.T) {
 		t.Errorf("the office was asked: %v", asked)
 	}
 }
+
+// TestOwnEdge: weir run --tunnel is an edge of its own, for the time of the run.
+func TestOwnEdge(t *testing.T) {
+	t.Parallel()
+	h := &hosted{lab: newLab(t, "a")}
+	token := h.token(t, "acme", "laptop-a")
+	s := sandbox{space: "acme", app: "alone", allow: []string{officeEcho.String() + ":7"}, flags: []string{fmt.Sprintf("--tunnel=%s:%d", cloudAddr, edgePort)}}
+	r := h.run(t, s, "/run/probe", "hold", "10.0.1.7:7")
+	if said, err := r.finish(t); err == nil {
+		t.Fatalf("without a client it said %q", said)
+	}
+	if r.events(t).find("network-connect", "verdict=deny", "reason=no-tunnel") == nil {
+		t.Errorf("no such event:\n%s", r.events(t))
+	}
+	r = h.run(t, s, "/run/probe", "eventually", "hold", "10.0.1.7:7")
+	client := h.reconnect(t, "a", "--token-file", token, "--allow", officeEcho.String()+":7")
+	await(t, patience, "open a flow", func() bool { return strings.Contains(client.said.String(), `"network-connect"`) })
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	r.finish(t)
+	if r.events(t).find("tunnel-up", "client=acme/laptop-a", "transport=quic") == nil || r.events(t).find("network-connect", "verdict=allow", "client=acme/laptop-a") == nil {
+		t.Errorf("no such events:\n%s", r.events(t))
+	}
+	await(t, patience, "notice the end", func() bool { return strings.Contains(client.said.String(), `"tunnel-down"`) })
+	if left := h.strayed(); len(left) != 0 {
+		t.Errorf("left the cloud: %v", left)
+	}
+}
+
+// TestTwoOfASpace: of two laptops of one space one carries a sandbox's flows, always the same one while it is there, and the
+// other one when it is not.
+func TestTwoOfASpace(t *testing.T) {
+	t.Parallel()
+	h := host(t, "a", "b")
+	clients := map[string]*process{}
+	for name := range h.laptops {
+		clients[name] = h.connect(t, name, "acme", "--allow", officeEcho.String()+":7")
+	}
+	carrier := func() string {
+		said, log := h.probe(t, echoing, "tcp", echoAt, "hello")
+		e := log.find("network-connect", "verdict=allow")
+		if said != "hello" || e == nil {
+			return ""
+		}
+		return strings.TrimPrefix(fmt.Sprint(e.Details["client"]), "acme/laptop-")
+	}
+	r := h.run(t, echoing, "/run/probe", "hold", echoAt)
+	r.says(t, "open")
+	held := strings.TrimPrefix(fmt.Sprint(r.events(t).find("network-connect", "verdict=allow").Details["client"]), "acme/laptop-")
+	clients[held].cmd.Process.Signal(syscall.SIGINT)
+	await(t, patience, "end", func() bool { return closed(clients[held].done) })
+	other := map[string]string{"a": "b", "b": "a"}[held]
+	for range 3 {
+		if got := carrier(); got != other {
+			t.Errorf("without laptop %s the flow went by %q", held, got)
+		}
+	}
+}
