@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -88,8 +89,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	if err := s.announce(cmd); err != nil {
 		return err
 	}
-	s.run(signals)
-	return nil
+	return s.conclude(cmd, s.run(signals))
 }
 
 // open opens everything, and then locks the process down: it has the keys, and strangers talk to it.
@@ -187,11 +187,7 @@ func (s *serving) openFiles() (dirs []string, err error) {
 func (s *serving) announce(cmd *cobra.Command) error {
 	at := s.edge.Addr()
 	if s.json {
-		b, err := json.Marshal(map[string]any{"event": "listening", "time": time.Now().UTC(), "address": at.String(), "socket": s.socket})
-		if err == nil {
-			_, err = cmd.OutOrStdout().Write(append(b, '\n'))
-		}
-		return err
+		return s.line(cmd, map[string]any{"event": "listening", "time": time.Now().UTC(), "address": at.String(), "socket": s.socket})
 	}
 	s.ui.sayf("listening on port %d, UDP and TCP; sandboxes find it at %s", at.Port(), s.socket)
 	clients, err := s.store.Clients()
@@ -224,7 +220,7 @@ func publicAddress(listen string, port uint16) string {
 }
 
 // run serves until a signal comes, and then lets what is open end.
-func (s *serving) run(signals <-chan os.Signal) {
+func (s *serving) run(signals <-chan os.Signal) *joins {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	j := newJoins(s.edge)
@@ -251,6 +247,26 @@ func (s *serving) run(signals <-chan os.Signal) {
 	stop()
 	cancel()
 	j.work.Wait()
+	return j
+}
+
+// conclude says what was carried and what was refused.
+func (s *serving) conclude(cmd *cobra.Command, j *joins) error {
+	if !s.json {
+		return nil
+	}
+	counters := s.edge.Counters().Values()
+	maps.Copy(counters, j.counters.Values())
+	return s.line(cmd, map[string]any{"event": "ended", "time": time.Now().UTC(), "counters": counters})
+}
+
+// line prints one line for programs.
+func (s *serving) line(cmd *cobra.Command, v map[string]any) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		_, err = cmd.OutOrStdout().Write(append(b, '\n'))
+	}
+	return err
 }
 
 // reconnectAfter is when clients may come again to an edge that ends: it may be a new one that takes its place.

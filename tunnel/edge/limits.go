@@ -33,6 +33,16 @@ type Counters struct {
 	Rehomed                           atomic.Uint64 // UDP flows that went on on another session
 }
 
+// Values are the counters by name.
+func (c *Counters) Values() map[string]uint64 {
+	return map[string]uint64{
+		"handshakes": c.Handshakes.Load(), "handshakes_refused": c.HandshakesRefused.Load(), "bad_hellos": c.BadHellos.Load(),
+		"sessions": uint64(max(c.Sessions.Load(), 0)), "joined": c.Joined.Load(), "superseded": c.Superseded.Load(), "revoked": c.Revoked.Load(), "refused": c.Refused.Load(),
+		"opens_limited": c.OpensLimited.Load(), "no_client": c.NoClient.Load(), "failovers": c.Failovers.Load(),
+		"udp_limited": c.UDPLimited.Load(), "rehomed": c.Rehomed.Load(),
+	}
+}
+
 // handshakeLimits bounds what anybody can make the edge do who reaches it.
 type handshakeLimits struct {
 	mu         sync.Mutex

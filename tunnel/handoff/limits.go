@@ -45,6 +45,15 @@ type Counters struct {
 	DatagramsDropped         atomic.Uint64 // for data paths that did not read them
 }
 
+// Values are the counters by name.
+func (c *Counters) Values() map[string]uint64 {
+	return map[string]uint64{
+		"streams": uint64(max(c.Streams.Load(), 0)), "datagrams": uint64(max(c.Datagrams.Load(), 0)), "opening": uint64(max(c.Opening.Load(), 0)),
+		"opened": c.Opened.Load(), "failed": c.Failed.Load(), "answered": c.Answered.Load(),
+		"limited": c.Limited.Load(), "malformed": c.Malformed.Load(), "stuck": c.Stuck.Load(), "datagrams_dropped": c.DatagramsDropped.Load(),
+	}
+}
+
 func (o Options) withDefaults() Options {
 	for _, f := range []struct {
 		n   *int
