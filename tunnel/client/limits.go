@@ -16,7 +16,8 @@ type Limits struct {
 	// Flows is how many are open at one time (4096), those that wait for a tunnel to come back among them.
 	Flows int
 
-	// Dials is how many are under way at one time (256); DialsPerSecond how many begin (200, and as many at once again).
+	// Dials is how many are under way at one time (1024); DialsPerSecond how many begin (500, and at once what begins within
+	// five seconds: what an edge lets one sandbox open).
 	Dials, DialsPerSecond int
 
 	// Queries is how many DNS questions are under way at one time (256); QueriesPerSecond how many begin (200, likewise).
@@ -33,7 +34,8 @@ type Limits struct {
 // Defaults of [Limits].
 const (
 	defaultFlows   = 4096
-	defaultDials   = 256
+	defaultDials   = 1024
+	defaultOpens   = 500
 	defaultRate    = 200
 	defaultQueries = 256
 	defaultHosts   = 600
@@ -43,7 +45,7 @@ func (l Limits) withDefaults() Limits {
 	for _, f := range []struct {
 		field *int
 		value int
-	}{{&l.Flows, defaultFlows}, {&l.Dials, defaultDials}, {&l.DialsPerSecond, defaultRate}, {&l.Queries, defaultQueries},
+	}{{&l.Flows, defaultFlows}, {&l.Dials, defaultDials}, {&l.DialsPerSecond, defaultOpens}, {&l.Queries, defaultQueries},
 		{&l.QueriesPerSecond, defaultRate}, {&l.Hosts, defaultHosts}} {
 		if *f.field <= 0 {
 			*f.field = f.value
@@ -51,6 +53,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	return l
 }
+
+// dialBurst is how many seconds' worth of dials may begin at once: a program that starts many flows is none that never stops.
+const dialBurst = 5
 
 // Counters are how often each bound has said no, since the start.
 type Counters struct {
@@ -76,7 +81,7 @@ type limiter struct {
 func newLimiter(l Limits) *limiter {
 	l = l.withDefaults()
 	n := &limiter{Limits: l, hosts: map[netip.Addr]time.Time{},
-		dialRate: rate.NewLimiter(rate.Limit(l.DialsPerSecond), l.DialsPerSecond), queryRate: rate.NewLimiter(rate.Limit(l.QueriesPerSecond), l.QueriesPerSecond)}
+		dialRate: rate.NewLimiter(rate.Limit(l.DialsPerSecond), dialBurst*l.DialsPerSecond), queryRate: rate.NewLimiter(rate.Limit(l.QueriesPerSecond), l.QueriesPerSecond)}
 	n.day.Store(time.Now().UnixNano())
 	return n
 }

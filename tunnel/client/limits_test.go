@@ -31,7 +31,7 @@ func TestLimits(t *testing.T) {
 		relief  func(*machine, []tunnelConn)
 	}{
 		{"flows", Limits{Flows: 3}, 3, func(c Counters) uint64 { return c.Flows }, func(_ *machine, open []tunnelConn) { open[0].Close() }},
-		{"dials per second", Limits{DialsPerSecond: 4}, 4, func(c Counters) uint64 { return c.DialsPerSecond }, func(*machine, []tunnelConn) { time.Sleep(time.Second / 4) }},
+		{"dials per second", Limits{DialsPerSecond: 4}, 4 * dialBurst, func(c Counters) uint64 { return c.DialsPerSecond }, func(*machine, []tunnelConn) { time.Sleep(time.Second / 4) }},
 		{"hosts", Limits{Hosts: 5}, 5, func(c Counters) uint64 { return c.Hosts }, func(*machine, []tunnelConn) { time.Sleep(time.Minute) }},
 		{"dials", Limits{Dials: 1}, 0, func(c Counters) uint64 { return c.Dials }, func(m *machine, _ []tunnelConn) { m.limits.dials.Store(0) }},
 	} {

@@ -11,7 +11,7 @@ import (
 const (
 	DefaultStreams   = 2048 // open TCP flows: half of what one client takes, so that one sandbox leaves room for another
 	DefaultDatagrams = 512  // open UDP flows
-	DefaultOpening   = 128  // opens and queries under way
+	DefaultOpening   = 1024 // opens and queries under way: as many dials as the gate has at one time
 )
 
 // Times of one data path.
