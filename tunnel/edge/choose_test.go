@@ -233,24 +233,24 @@ func TestNoClient(t *testing.T) {
 		e := &Edge{}
 		box := e.Sandbox(owner("s"))
 		to := tunnel.Open{Addr: netip.MustParseAddrPort("10.0.0.1:443")}
-		open := func() (error, time.Duration) {
+		open := func() (time.Duration, error) {
 			at := time.Now()
 			_, err := box.OpenStream(t.Context(), to)
-			return err, time.Since(at)
+			return time.Since(at), err
 		}
-		if err, took := open(); tunnel.CodeOf(err) != tunnel.NoClient || took != 0 {
+		if took, err := open(); tunnel.CodeOf(err) != tunnel.NoClient || took != 0 {
 			t.Errorf("%v after %v", err, took)
 		}
 		m := newFake("s", "a").member()
 		e.registry.join(m)
 		e.registry.leave(m, true)
-		if err, took := open(); tunnel.CodeOf(err) != tunnel.NoClient || took != parkFor {
+		if took, err := open(); tunnel.CodeOf(err) != tunnel.NoClient || took != parkFor {
 			t.Errorf("a client went just now: %v after %v", err, took)
 		}
 		results := make(chan time.Duration, maxParked+10)
 		for range maxParked + 10 {
 			go func() {
-				_, took := open()
+				took, _ := open()
 				results <- took
 			}()
 		}
@@ -264,7 +264,7 @@ func TestNoClient(t *testing.T) {
 			t.Errorf("%d of %d were refused at once", atOnce, maxParked+10)
 		}
 		time.Sleep(parkAfter)
-		if err, took := open(); tunnel.CodeOf(err) != tunnel.NoClient || took != 0 {
+		if took, err := open(); tunnel.CodeOf(err) != tunnel.NoClient || took != 0 {
 			t.Errorf("a client went long ago: %v after %v", err, took)
 		}
 	})

@@ -20,7 +20,6 @@ import (
 	"github.com/weir-dev/weir/tunnel/creds"
 	"github.com/weir-dev/weir/tunnel/session"
 	"github.com/weir-dev/weir/tunnel/websocket"
-	"github.com/weir-dev/weir/tunnel/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -550,6 +549,3 @@ func TestWebSocket(t *testing.T) {
 	}
 	tr.Close()
 }
-
-// hello is what TestRoutes and others connect with.
-func routes(list ...wire.Route) session.ClientConfig { return session.ClientConfig{Routes: list} }
