@@ -86,7 +86,7 @@ func (s *Supervisor) connect(ctx context.Context, only string, small bool) (carr
 	if c != nil {
 		return c, nil
 	}
-	return nil, errors.Join(err, lost)
+	return nil, inOneLine(err, lost)
 }
 
 // hostPort is where the edge is.
@@ -159,7 +159,22 @@ func (s *Supervisor) race(ctx context.Context, list []way) (carrier, error) {
 	if len(errs) == 0 {
 		return nil, context.Cause(ctx)
 	}
-	return nil, errors.Join(errs...)
+	return nil, inOneLine(errs...)
+}
+
+// inOneLine is errors.Join for one line.
+func inOneLine(errs ...error) error {
+	var all error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case all == nil:
+			all = err
+		default:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
 }
 
 // closeLate waits for the runners that are still under way, which have been told to stop, and closes who made it. Nobody

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,8 +166,8 @@ func TestNothingPasses(t *testing.T) {
 			if s.Phase == Reconnecting {
 				retries++
 				longest = max(longest, s.Retry)
-				if s.Reason == "" {
-					t.Error("no reason")
+				if s.Reason == "" || strings.Contains(s.Reason, "\n") {
+					t.Errorf("reason %q", s.Reason)
 				}
 			}
 		}

@@ -85,7 +85,10 @@ func (l *link) writeMessage(ctx context.Context, message []byte) error {
 	}
 	l.below.cork()
 	err := l.ws.Write(ctx, ws.MessageBinary, message)
-	return errors.Join(err, l.below.uncork())
+	if gathered := l.below.uncork(); err == nil {
+		err = gathered
+	}
+	return err
 }
 
 // read reads one message into b, which has room for one, and returns it when it is a list of packets.
