@@ -81,6 +81,7 @@ func (k *keeper) move(c carrier) {
 				return
 			}
 			if err == nil {
+				k.Supervisor.moves.Add(1)
 				k.reportConnected("")
 				return
 			}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -69,6 +70,7 @@ type Supervisor struct {
 
 	quit     chan struct{} // closed by Quit
 	quitOnce sync.Once
+	moves    atomic.Int32
 
 	mu      sync.Mutex
 	current carrier // nil without a session
@@ -165,6 +167,9 @@ func (s *Supervisor) State() State {
 	}
 	return state
 }
+
+// Moves is how often a session has moved to another socket so far, and kept its flows.
+func (s *Supervisor) Moves() int { return int(s.moves.Load()) }
 
 // Stats are those of the session now, zero without one.
 func (s *Supervisor) Stats() tunnel.Stats {

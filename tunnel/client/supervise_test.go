@@ -356,7 +356,7 @@ func TestSuperseded(t *testing.T) {
 		s.sayDrain(wire.Drain{Code: tunnel.Superseded})
 		time.Sleep(time.Minute)
 		m.wants(t, Draining, session.QUIC)
-		s.end(tunnel.Errorf(tunnel.Superseded, ""))
+		s.end(tunnel.Errorf(tunnel.Lost, "")) // its farewell got lost
 		if err := <-m.result; !errors.Is(err, ErrSuperseded) {
 			t.Errorf("Run = %v", err)
 		}
