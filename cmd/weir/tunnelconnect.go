@@ -43,7 +43,7 @@ func newConnectCommand(g *globals) *cobra.Command {
 		Use:   "connect --tunnel https://HOST:PORT [flags]",
 		Short: "Let hosted programs reach what this machine reaches, as far as you allow it",
 		Long: `Connects to an edge and lets programs in hosted sandboxes reach what this machine reaches: by its DNS, its VPN, its
-addresses, for as long as this command runs. It ends at once when you end it.
+addresses, for as long as this command runs. ^C, SIGTERM and SIGHUP end it and all its flows at once.
 
 Nothing passes without a rule: TARGET[:PORTS][/PROTO], as in docs/policy.md, judged here on the address that is dialled,
 whatever the hosted side says that it is. A rule for a name covers the addresses that this machine's own resolver gives it,
@@ -123,7 +123,7 @@ func (f *connectFlags) run(cmd *cobra.Command, g *globals) error {
 	if err != nil {
 		return err
 	}
-	stop() // from here on a signal is for the tunnel, which drains
+	stop() // from here on a signal is for the tunnel, which says farewell
 	return f.connect(cmd, g, u, connection{edge: edge, who: who, list: list, asked: asked})
 }
 
@@ -252,10 +252,10 @@ func endStatus(err error, edge edgeAddress) error {
 	return fmt.Errorf("%s: %w", edge, err)
 }
 
-// drainFor is how long flows may take to end when the user ends the command; a second word ends them at once.
+// drainFor is how long flows may take to end when the user quits by key; a second word ends them at once, and so does a signal.
 const drainFor = 2 * time.Second
 
-// ending ends a supervisor in two steps.
+// ending ends a supervisor: in two steps when there is time, at once when not.
 type ending struct {
 	drain, kill func()
 

@@ -232,6 +232,33 @@ func TestConnectCommand(t *testing.T) {
 	}
 }
 
+// TestSignalsEndAtOnce: a signal lets no flow go on, not even for the moment that a key would.
+func TestSignalsEndAtOnce(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(sig.String(), func(t *testing.T) {
+			h, at := newHosted(t), destinationServer(t)
+			sandbox := h.Sandbox(tunnel.Owner{Space: "acme", App: "postgres", Sandbox: "7f3a9c"})
+			p := onTerminal(t, "connect", "--tunnel", h.url(), "--token-file", h.token, "--plain", "--allow", at.String())
+			p.shows(t, "connected")
+			c, err := sandbox.OpenStream(t.Context(), tunnel.Open{Flow: "7f3a9c-12", Network: "tcp", Addr: at})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			p.cmd.Process.Signal(sig)
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the flow ended with %v", err)
+			}
+			if p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != 0 {
+				t.Errorf("status %d", p.cmd.ProcessState.ExitCode())
+			}
+			if strings.Contains(p.text(), "about to stop") {
+				t.Errorf("it let the flow go on:\n%s", p.text())
+			}
+		})
+	}
+}
+
 // TestConnectCommandErrors: what is wrong is said before anything is connected, with what mends it.
 func TestConnectCommandErrors(t *testing.T) {
 	h := newHosted(t)

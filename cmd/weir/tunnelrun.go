@@ -78,7 +78,7 @@ func (f *connectFlags) connect(cmd *cobra.Command, g *globals, u *ui, c connecti
 		for {
 			select {
 			case <-signals:
-				end.now(false)
+				end.now(true) // whoever stops the command stops what goes through it
 			case <-ctx.Done():
 				return
 			}

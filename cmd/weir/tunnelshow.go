@@ -29,7 +29,7 @@ type tunnelEnd struct {
 	who, edge string
 	handler   *client.Handler
 	state     func() client.State
-	quit      func(now bool) // drain, then at once
+	quit      func(now bool) // drain, and at once when asked again; or at once
 	maxFlows  int
 	audit     bool
 }
@@ -273,8 +273,10 @@ func (d *display) press(v *view, k key) {
 		d.end.handler.Resume()
 	case '?':
 		v.help = !v.help
-	case 'q', keyInterrupt:
+	case 'q':
 		d.end.quit(false)
+	case keyInterrupt:
+		d.end.quit(true)
 	}
 }
 

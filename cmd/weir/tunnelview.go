@@ -329,7 +329,8 @@ func helpLines() []string {
 		"p            refuse new flows and questions, or go on",
 		"s            sort by age, bytes or app",
 		"c            let go on who was paused for looking for open ports",
-		"q, ^C        let flows end for 2 seconds, then quit; once more: at once",
+		"q            let flows end for 2 seconds, then quit; once more: at once",
+		"^C           quit at once: flows are reset",
 	}
 }
 

@@ -245,7 +245,7 @@ func TestDisplay(t *testing.T) {
 		close(d.keys)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if quits != "false false true " {
+		if quits != "false true true " { // q drains; ^C and the end of the keys do not
 			t.Errorf("quits: %s", quits)
 		}
 		cancel()
@@ -253,7 +253,7 @@ func TestDisplay(t *testing.T) {
 	})
 }
 
-// TestEnding: once drains, and ends all the same after a while; twice ends at once.
+// TestEnding: once drains, and ends all the same after a while; twice ends at once, and so does who says so.
 func TestEnding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		said := ""
@@ -268,6 +268,12 @@ func TestEnding(t *testing.T) {
 			t.Errorf("second: %q", said)
 		}
 		e.stop()
+		said = ""
+		e = &ending{drain: func() { said += "drain " }, kill: func() { said += "kill " }}
+		e.now(true)
+		if said != "kill " {
+			t.Errorf("at once: %q", said)
+		}
 		said = ""
 		e = &ending{drain: func() { said += "drain " }, kill: func() { said += "kill " }}
 		e.now(false)
