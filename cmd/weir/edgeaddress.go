@@ -1,17 +1,43 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 )
 
 // edgeAddress is where an edge listens, as --tunnel says.
-type edgeAddress struct{ host, port string }
+type edgeAddress struct {
+	host, port string
+
+	// roots are whom the TLS around a WebSocket may be vouched for by, beside the edge's own authority; nil are the system's.
+	roots *x509.CertPool
+}
+
+// trust adds the certificates in a PEM file to the system's, for a proxy that breaks TLS. It changes nothing of who the edge
+// is: that is proven inside.
+func (e *edgeAddress) trust(file string) error {
+	if file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return usageError{fmt.Errorf("--tunnel-ca: %w", err)}
+	}
+	if e.roots, err = x509.SystemCertPool(); err != nil {
+		e.roots = x509.NewCertPool()
+	}
+	if !e.roots.AppendCertsFromPEM(text) {
+		return usageError{fmt.Errorf("--tunnel-ca %s: no certificate in it (PEM, -----BEGIN CERTIFICATE-----)", file)}
+	}
+	return nil
+}
 
 // parseEdge reads https://HOST[:PORT].
 func parseEdge(text string) (edgeAddress, error) {

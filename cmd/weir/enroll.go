@@ -16,7 +16,7 @@ import (
 
 // enrollFlags are the flags of "weir enroll".
 type enrollFlags struct {
-	tunnel, tokenFile, name string
+	tunnel, tunnelCA, tokenFile, name string
 }
 
 func newEnrollCommand() *cobra.Command {
@@ -37,6 +37,7 @@ line, where other users and the shell's history would see it. It says which edge
 	}
 	s := cmd.Flags()
 	s.StringVar(&f.tunnel, "tunnel", "", "the edge, `https://HOST:PORT`")
+	s.StringVar(&f.tunnelCA, "tunnel-ca", "", "root certificates, a PEM `FILE`, where a proxy breaks the TLS around a WebSocket (the tunnel inside stays private)")
 	s.StringVar(&f.tokenFile, "token-file", "", "the token: a `FILE`, or - for stdin (also: WEIR_TOKEN_FILE)")
 	s.StringVar(&f.name, "client", "", "what this machine is to be called, a `NAME` (default: its host name; a token for one name has its way)")
 	return cmd
@@ -53,6 +54,9 @@ type enrolledResult struct {
 
 func (f *enrollFlags) run(cmd *cobra.Command) error {
 	edge, err := parseEdge(f.tunnel)
+	if err == nil {
+		err = edge.trust(f.tunnelCA)
+	}
 	if err != nil {
 		return err
 	}

@@ -132,7 +132,7 @@ func enrollByQUIC(ctx context.Context, addr netip.AddrPort, token creds.Token) (
 
 func enrollByWebSocket(ctx context.Context, edge edgeAddress, token creds.Token) (*enrollment, error) {
 	conn, err := websocket.Dial(ctx, websocket.DialConfig{
-		URL: &url.URL{Scheme: "https", Host: edge.String()}, Trust: creds.EnrollTLS(token, nil).VerifyConnection,
+		URL: &url.URL{Scheme: "https", Host: edge.String()}, Roots: edge.roots, Trust: creds.EnrollTLS(token, nil).VerifyConnection,
 	})
 	if err != nil {
 		return nil, err

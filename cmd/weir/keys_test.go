@@ -4,8 +4,15 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -248,5 +255,40 @@ func TestCredentialsDir(t *testing.T) {
 		if e, err := parseEdge(text); err == nil {
 			t.Errorf("%s is taken for %v", text, e)
 		}
+	}
+}
+
+// TestTunnelCA: a file without a certificate is no root, and says so; one with some is added to the system's.
+func TestTunnelCA(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ text, says string }{
+		"good.pem":  {string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), ""},
+		"empty.pem": {"", "no certificate in it"},
+		"der.pem":   {string(der), "no certificate in it"},
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var e edgeAddress
+		err := e.trust(path)
+		switch {
+		case c.says == "" && (err != nil || e.roots == nil):
+			t.Errorf("%s: %v", name, err)
+		case c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)):
+			t.Errorf("%s: %v, want %q", name, err, c.says)
+		}
+	}
+	if err := new(edgeAddress).trust(filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an absent file: %v", err)
 	}
 }

@@ -29,12 +29,13 @@ const (
 
 // connectFlags are the flags of "weir connect".
 type connectFlags struct {
-	tunnel, tokenFile, name, policyFile, events, transport string
-	allow, deny, dns                                       []string
-	loopback                                               []int
-	ask, audit, plain, doctor                              bool
-	maxFlows                                               int
-	dayMiB                                                 int
+	tunnel, tunnelCA, tokenFile, name string
+	policyFile, events, transport     string
+	allow, deny, dns                  []string
+	loopback                          []int
+	ask, audit, plain, doctor         bool
+	maxFlows                          int
+	dayMiB                            int
 }
 
 func newConnectCommand(g *globals) *cobra.Command {
@@ -67,6 +68,7 @@ not accepted any more; 4 when another process has connected as the same client.`
 	}
 	s := cmd.Flags()
 	s.StringVar(&f.tunnel, "tunnel", "", "the edge, `https://HOST:PORT`")
+	s.StringVar(&f.tunnelCA, "tunnel-ca", "", "root certificates, a PEM `FILE`, where a proxy breaks the TLS around a WebSocket (the tunnel inside stays private)")
 	s.StringVar(&f.tokenFile, "token-file", "", "a one-time token, the first time: a `FILE`, or - for stdin (also: WEIR_TOKEN_FILE)")
 	s.StringVar(&f.name, "client", "", "what this machine is to be called, with --token-file (default: its host name)")
 	s.StringArrayVar(&f.allow, "allow", nil, "let a `RULE` pass")
@@ -88,6 +90,9 @@ not accepted any more; 4 when another process has connected as the same client.`
 
 func (f *connectFlags) run(cmd *cobra.Command, g *globals) error {
 	edge, err := parseEdge(f.tunnel)
+	if err == nil {
+		err = edge.trust(f.tunnelCA)
+	}
 	if err != nil {
 		return err
 	}
@@ -225,7 +230,7 @@ func (f *connectFlags) examine(ctx context.Context, cmd *cobra.Command, g *globa
 	if err != nil {
 		return err
 	}
-	cfg := client.DoctorConfig{Edge: edge.tunnelURL()}
+	cfg := client.DoctorConfig{Edge: edge.tunnelURL(), Roots: edge.roots}
 	who, err := creds.LoadClient(creds.ClientConfig{Dir: dir})
 	if err != nil {
 		cfg.CredentialsErr = err

@@ -58,7 +58,7 @@ func (f *connectFlags) connect(cmd *cobra.Command, g *globals, u *ui, c connecti
 
 	reports := &reporter{client: id, sink: sink, show: show, names: names, list: c.list}
 	sup, err := client.NewSupervisor(client.SupervisorConfig{
-		Edge: c.edge.tunnelURL(), Credentials: c.who, Handler: handler, Transport: f.transport, Log: log,
+		Edge: c.edge.tunnelURL(), Roots: c.edge.roots, Credentials: c.who, Handler: handler, Transport: f.transport, Log: log,
 		Session: session.ClientConfig{Routes: c.list.Routes(), Software: "weir " + version, OS: runtime.GOOS, Log: log},
 		Report:  reports.report,
 	})
