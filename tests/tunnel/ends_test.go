@@ -365,7 +365,7 @@ func TestClientStops(t *testing.T) {
 	r := h.run(t, s, "/run/probe", "hold", at)
 	r.says(t, "open")
 	client.cmd.Process.Signal(syscall.SIGINT)
-	took := await(t, 10*time.Second, "end the flow", func() bool { return closed(r.done) })
+	took := await(t, atOnce, "end the flow", func() bool { return closed(r.done) })
 	t.Logf("the flow ended %v after the client was told to", took)
 	if said, _ := r.finish(t); !strings.Contains(said, "ECONNRESET") {
 		t.Errorf("the flow ended with %q", said)
