@@ -70,9 +70,12 @@ func (l *link) stopOpening() <-chan struct{} {
 }
 
 // drained is what a DRAIN of the other side does: no flow begins, and when there is none it is told so. The other side ends
-// the session.
+// the session. To say it again changes nothing.
 func (l *link) drained() {
 	idle := l.stopOpening()
+	if l.toldDrain.Swap(true) {
+		return
+	}
 	l.work.Go(func() {
 		select {
 		case <-idle:

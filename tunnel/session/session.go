@@ -32,6 +32,7 @@ type link struct {
 	idle     chan struct{} // closed when draining and there is no flow; nil before
 	err      *tunnel.Error
 
+	toldDrain  atomic.Bool // the other side has said DRAIN
 	violations atomic.Int32
 	counters   counters
 }
