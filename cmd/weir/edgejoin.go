@@ -37,6 +37,9 @@ const (
 	// joinTimeout is how long either side waits for the other.
 	joinTimeout = 5 * time.Second
 
+	// acceptAgain is how soon a launcher is let in again when there was no room for one more descriptor.
+	acceptAgain = 50 * time.Millisecond
+
 	// maxJoined bounds the data paths of one edge, maxJoinedOfOne the connections of one data path: it may not have seen the
 	// end of its last one.
 	maxJoined      = 1024
@@ -128,7 +131,7 @@ func receiveJSON(c *net.UnixConn, v any) error {
 	return json.Unmarshal(b[:n], v)
 }
 
-// listenJoins opens the socket by which launchers join. One that a dead edge left is replaced.
+// listenJoins opens the socket by which launchers join. One that a dead edge left is replaced, and nothing else.
 func listenJoins(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("listen for launchers: %w", err)
@@ -139,6 +142,11 @@ func listenJoins(path string) (*net.UnixListener, error) {
 		if c, err := net.DialUnix("unixpacket", nil, at); err == nil {
 			c.Close()
 			return nil, hint(fmt.Errorf("an edge is running already: it has %s", path), "weir run --route tunnel uses it; end it first, or --socket PATH for another one")
+		} else if !errors.Is(err, syscall.ECONNREFUSED) { // busy, or another program's
+			return nil, fmt.Errorf("listen for launchers: %s is in use: %w", path, err)
+		}
+		if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket { // a file refuses connections, too
+			return nil, errors.Join(fmt.Errorf("listen for launchers: %s is there, and is no socket", path), err)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("listen for launchers: %w", err)
@@ -193,8 +201,12 @@ func (j *joins) letGo(who tunnel.Owner) {
 func (j *joins) serve(ctx context.Context, ln *net.UnixListener) {
 	for {
 		c, err := ln.AcceptUnix()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // no descriptor is left: flows have them, and give them back
+			time.Sleep(acceptAgain)
+			continue
 		}
 		select {
 		case j.places <- struct{}{}:
