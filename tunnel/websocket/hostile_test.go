@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -286,5 +288,29 @@ func TestQuota(t *testing.T) {
 	}
 	if q.held != 0 || len(q.by) != 0 {
 		t.Errorf("%+v is held", q)
+	}
+}
+
+// TestSlowRequests: a request whose body does not come, and answers that nobody reads, hold a connection no longer than a slow
+// header does.
+func TestSlowRequests(t *testing.T) {
+	e := newEdge(t, ServerConfig{Header: 300 * time.Millisecond}, nil)
+	for name, say := range map[string]string{
+		"no body":           "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+		"no body, our path": "POST " + Path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+		"answers unread":    strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 100_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := tls.Dial("tcp", e.url.Host, &tls.Config{RootCAs: e.pool})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			io.WriteString(c, say) // blocks, where answers are not read
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("it is open still")
+			}
+		})
 	}
 }

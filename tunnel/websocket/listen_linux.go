@@ -23,13 +23,14 @@ const (
 func (s *Server) Serve(l net.Listener, cfg *tls.Config) error {
 	bounded := &boundedListener{Listener: l, server: s, held: newQuota(connectionsFactor*s.cfg.Sessions, connectionsFactor*s.cfg.SessionsPerHost)}
 	server := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: s.cfg.Header,
-		IdleTimeout:       s.cfg.Header,
-		MaxHeaderBytes:    maxRequestHeader,
-		ErrorLog:          log.New(io.Discard, "", 0), // what strangers do wrong
-		TLSConfig:         cfg.Clone(),
-		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2: it has no upgrade
+		Handler:        s,
+		ReadTimeout:    s.cfg.Header, // of the header and what may follow it; a WebSocket's deadlines are its own
+		WriteTimeout:   s.cfg.Header,
+		IdleTimeout:    s.cfg.Header,
+		MaxHeaderBytes: maxRequestHeader,
+		ErrorLog:       log.New(io.Discard, "", 0), // what strangers do wrong
+		TLSConfig:      cfg.Clone(),
+		TLSNextProto:   map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2: it has no upgrade
 	}
 	stop := context.AfterFunc(s.ctx, func() { server.Close() })
 	defer stop()
