@@ -84,10 +84,11 @@ type Edge struct {
 	registry registry
 	counters Counters
 
-	greeting chan struct{} // a place for each connection that introduces itself
-	work     sync.WaitGroup
-	ctx      context.Context // of the goroutines
-	stop     context.CancelFunc
+	greeting  *places[tunnel.Identity] // of connections that introduce themselves
+	enrolling *places[netip.Prefix]    // of connections with a token
+	work      sync.WaitGroup
+	ctx       context.Context // of the goroutines
+	stop      context.CancelFunc
 
 	mu    sync.Mutex
 	byWS  map[netip.AddrPort]*quic.Conn // connections by the loopback socket of their WebSocket
@@ -100,7 +101,9 @@ func New(cfg Config) (*Edge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open edge: %w", err)
 	}
-	e := &Edge{cfg: cfg, log: cfg.Log, limits: newHandshakeLimits(), greeting: make(chan struct{}, maxGreeting), byWS: map[netip.AddrPort]*quic.Conn{}}
+	e := &Edge{cfg: cfg, log: cfg.Log, limits: newHandshakeLimits(), byWS: map[netip.AddrPort]*quic.Conn{}}
+	e.greeting = newPlaces[tunnel.Identity](maxGreeting, maxGreetingOfOne)
+	e.enrolling = newPlaces[netip.Prefix](maxEnrolling, maxEnrollingOfOne)
 	if e.log == nil {
 		silent := logrus.New()
 		silent.SetLevel(logrus.PanicLevel)
@@ -113,7 +116,7 @@ func New(cfg Config) (*Edge, error) {
 		Conn:                gro.Wrap(cfg.UDP),
 		StatelessResetKey:   (*quic.StatelessResetKey)(&keys.StatelessReset),
 		TokenGeneratorKey:   (*quic.TokenGeneratorKey)(&keys.TokenGenerator),
-		VerifySourceAddress: func(net.Addr) bool { return e.limits.mustProve() },
+		VerifySourceAddress: e.mustProve,
 		ConnContext:         e.admit,
 	}
 	config := session.QUICConfig(session.EdgeRole, session.QUIC, false)
@@ -138,14 +141,20 @@ func (e *Edge) Addr() netip.AddrPort {
 // Counters are what became of things so far.
 func (e *Edge) Counters() *Counters { return &e.counters }
 
+// mustProve reports whether a handshake has to prove its address first. What comes by WebSocket has proved it.
+func (e *Edge) mustProve(remote net.Addr) bool {
+	from, transport := e.origin(remote)
+	return transport != session.WebSocket && e.limits.mustProve(from.Addr())
+}
+
 // errTooMany refuses a connection attempt.
 var errTooMany = errors.New("too many handshakes")
 
 // admit is asked before anything is done for a connection.
 func (e *Edge) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	e.counters.Handshakes.Add(1)
-	from, _ := e.origin(info.RemoteAddr)
-	if !e.limits.allow(from.Addr()) {
+	from, transport := e.origin(info.RemoteAddr)
+	if !e.limits.allow(from.Addr(), info.AddrVerified || transport == session.WebSocket) {
 		e.counters.HandshakesRefused.Add(1)
 		return nil, errTooMany
 	}
@@ -184,29 +193,41 @@ func (e *Edge) accept() {
 		if err != nil {
 			return
 		}
-		select {
-		case e.greeting <- struct{}{}:
-			e.work.Go(func() { e.greet(conn) })
-		default:
-			e.counters.HandshakesRefused.Add(1)
-			conn.CloseWithError(quic.ApplicationErrorCode(tunnel.Limit), "")
-		}
+		e.greet(conn)
 	}
 }
 
-// greet finds out what a connection is for.
+// greet finds out what a connection is for, and goes on with it if there is a place.
 func (e *Edge) greet(conn *quic.Conn) {
 	from, transport := e.origin(conn.RemoteAddr())
-	if conn.ConnectionState().TLS.NegotiatedProtocol == tunnel.EnrollALPN {
-		err := e.cfg.Store.ServeEnroll(e.ctx, conn, from.Addr())
-		<-e.greeting
-		if err != nil {
-			e.log.WithError(err).WithField("remote", from.String()).Warn("tunnel: enrolment refused")
-		}
+	state, next := conn.ConnectionState().TLS, func(leave func()) { e.welcome(conn, from, transport, leave) }
+	var leave func()
+	if state.NegotiatedProtocol == tunnel.EnrollALPN {
+		leave, next = e.enrolling.take(sourceOf(from.Addr())), func(leave func()) { e.enrol(conn, from, leave) }
+	} else if who, err := creds.IdentityOf(state); err == nil {
+		leave = e.greeting.take(who)
+	}
+	if leave == nil {
+		e.counters.HandshakesRefused.Add(1)
+		conn.CloseWithError(quic.ApplicationErrorCode(tunnel.Limit), "")
 		return
 	}
+	e.work.Go(func() { next(leave) })
+}
+
+// enrol serves whoever says that he has a token.
+func (e *Edge) enrol(conn *quic.Conn, from netip.AddrPort, leave func()) {
+	err := e.cfg.Store.ServeEnroll(e.ctx, conn, from.Addr())
+	leave()
+	if err != nil {
+		e.log.WithError(err).WithField("remote", from.String()).Warn("tunnel: enrolment refused")
+	}
+}
+
+// welcome makes a client's session and keeps it.
+func (e *Edge) welcome(conn *quic.Conn, from netip.AddrPort, transport string, leave func()) {
 	m, err := e.introduce(conn, from, transport)
-	<-e.greeting
+	leave()
 	if err != nil {
 		e.counters.BadHellos.Add(1)
 		e.log.WithError(err).WithField("remote", from.String()).Warn("tunnel: client refused")
@@ -268,6 +289,9 @@ func (e *Edge) serve(m *member) {
 		e.work.Go(func() {
 			o.Drain(e.ctx, wire.Drain{Code: tunnel.Superseded, Text: "a later process of this client has connected", Deadline: drainFor})
 		})
+	}
+	for _, o := range e.registry.crowd(m.who) {
+		e.work.Go(func() { o.CloseWith(tunnel.Superseded, "") })
 	}
 	// It may have been revoked while it came in, when Watch did not know it yet.
 	if err := e.cfg.Store.Counts(m.by); err != nil {

@@ -11,12 +11,16 @@ import (
 
 // What strangers may do.
 const (
-	// maxGreeting is how many connections may be at introducing themselves.
-	maxGreeting = 512
+	// How many connections may be at introducing themselves: clients that have authenticated, and strangers who say that they
+	// have a token, who are not to take the places of those.
+	maxGreeting, maxGreetingOfOne   = 512, 8  // in all, of one client
+	maxEnrolling, maxEnrollingOfOne = 128, 16 // in all, of one source
 
 	// Handshakes in a second. More than unverified makes everybody prove his address first (RFC 9000 section 8.1.2), which costs
-	// a client one round trip; the others are refused.
+	// a client one round trip; the others are refused. Who has not proved his address may be somebody else, who is not to use up
+	// what its owner may do: such handshakes do not count as that source's, and there are few of them.
 	unverified, unverifiedBurst = 50, 100
+	unverifiedOfOne             = 10       // in two seconds
 	handshakes, handshakesBurst = 400, 800 // of all addresses
 	ofOneSource, ofOneBurst     = 20, 60   // of an IPv4 address, or an IPv6 /64
 	maxSources                  = 8192     // that are remembered
@@ -48,43 +52,53 @@ type handshakeLimits struct {
 	mu         sync.Mutex
 	unverified *rate.Limiter
 	all        *rate.Limiter
-	sources    map[netip.Prefix]*rate.Limiter
+	sources    map[netip.Prefix]*sourceLimits
 }
+
+// sourceLimits are those of one source: for handshakes that it has begun, and for those of which only the address says so.
+type sourceLimits struct{ proven, unproven *rate.Limiter }
 
 func newHandshakeLimits() *handshakeLimits {
 	return &handshakeLimits{
 		unverified: rate.NewLimiter(unverified, unverifiedBurst),
 		all:        rate.NewLimiter(handshakes, handshakesBurst),
-		sources:    map[netip.Prefix]*rate.Limiter{},
+		sources:    map[netip.Prefix]*sourceLimits{},
 	}
 }
 
 // mustProve reports whether a handshake has to prove its address first.
-func (h *handshakeLimits) mustProve() bool { return !h.unverified.Allow() }
-
-// allow reports whether there may be a handshake from an address.
-func (h *handshakeLimits) allow(from netip.Addr) bool {
-	h.mu.Lock()
-	source := h.source(from)
-	h.mu.Unlock()
+func (h *handshakeLimits) mustProve(from netip.Addr) bool {
 	now := time.Now()
-	return source.AllowN(now, 1) && h.all.AllowN(now, 1)
+	return !h.unverified.AllowN(now, 1) || !h.of(from).unproven.AllowN(now, 1)
 }
 
-// source is called with the lock held.
-func (h *handshakeLimits) source(from netip.Addr) *rate.Limiter {
-	from = from.Unmap()
+// allow reports whether there may be a handshake from an address, which may be proven or not.
+func (h *handshakeLimits) allow(from netip.Addr, proven bool) bool {
+	now := time.Now()
+	return (!proven || h.of(from).proven.AllowN(now, 1)) && h.all.AllowN(now, 1)
+}
+
+// sourceOf is what counts as one: an IPv4 address, or an IPv6 /64.
+func sourceOf(from netip.Addr) netip.Prefix {
+	from = from.Unmap().WithZone("")
 	bits := 64
 	if from.Is4() {
 		bits = 32
 	}
-	key, _ := from.Prefix(bits)
+	source, _ := from.Prefix(bits)
+	return source
+}
+
+func (h *handshakeLimits) of(from netip.Addr) *sourceLimits {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := sourceOf(from)
 	l := h.sources[key]
 	if l == nil {
 		if len(h.sources) >= maxSources {
 			clear(h.sources) // all may begin anew; the bound of all together holds
 		}
-		l = rate.NewLimiter(ofOneSource, ofOneBurst)
+		l = &sourceLimits{rate.NewLimiter(ofOneSource, ofOneBurst), rate.NewLimiter(unverifiedOfOne/2, unverifiedOfOne)}
 		h.sources[key] = l
 	}
 	return l

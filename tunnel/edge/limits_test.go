@@ -42,7 +42,7 @@ func TestHandshakeLimits(t *testing.T) {
 		h := newHandshakeLimits()
 		from := func(a string, n int) (ok int) {
 			for range n {
-				if h.allow(netip.MustParseAddr(a)) {
+				if h.allow(netip.MustParseAddr(a), true) {
 					ok++
 				}
 			}
@@ -58,7 +58,7 @@ func TestHandshakeLimits(t *testing.T) {
 			t.Error("another address was refused")
 		}
 		for i := range 2 * maxSources {
-			h.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+			h.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), true)
 		}
 		if len(h.sources) > maxSources {
 			t.Errorf("%d addresses are remembered", len(h.sources))

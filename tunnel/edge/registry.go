@@ -17,6 +17,7 @@ const (
 	maxSessions       = 2048 // of all spaces
 	maxSpaceSessions  = 128  // of one
 	maxClientSessions = 4    // of one client: one, its next one, and those that drain
+	maxClientLeaving  = 4    // of one client's processes before, whose flows go on for a while
 )
 
 // Session is what the edge wants of a client's session. A *session.Edge is one.
@@ -116,6 +117,18 @@ func (r *registry) join(m *member) (older []*member, err error) {
 	close(s.came)
 	s.came = make(chan struct{})
 	return older, nil
+}
+
+// crowd returns those of a client's sessions that are about to end for which there is no room: the first ones.
+func (r *registry) crowd(who tunnel.Identity) (list []*member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.space(who.Space).leaving {
+		if m.who == who {
+			list = append(list, m)
+		}
+	}
+	return list[:max(0, len(list)-maxClientLeaving)]
 }
 
 // leave removes m. It reports whether it was there.

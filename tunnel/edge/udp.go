@@ -41,6 +41,9 @@ func (s *Sandbox) allowUDP(datagrams [][]byte) int {
 // rehomeFor is how long a UDP flow waits for its client's next session: as long as that keeps the flow's socket.
 const rehomeFor = 10 * time.Second
 
+// rehomeAgain is how soon a flow that nobody is there for asks again.
+const rehomeAgain = 100 * time.Millisecond
+
 // rehomed is a UDP flow that outlives the session it began on. What is sent meanwhile is lost, as on any network.
 type rehomed struct {
 	s      *Sandbox
@@ -170,11 +173,7 @@ func (r *rehomed) move(old tunnel.Datagrams, why error) error {
 	old.Close()
 	ctx, cancel := context.WithTimeout(r.ctx, rehomeFor)
 	defer cancel()
-	var d tunnel.Datagrams
-	err := error(tunnel.Errorf(tunnel.NoClient, ""))
-	for err != nil && ctx.Err() == nil && elsewhere(err) {
-		d, err = r.s.openDatagrams(ctx, r.open)
-	}
+	d, err := r.again(ctx)
 	if err != nil {
 		if r.ctx.Err() != nil {
 			return net.ErrClosed
@@ -193,4 +192,22 @@ func (r *rehomed) move(old tunnel.Datagrams, why error) error {
 	}
 	r.d = d
 	return nil
+}
+
+// again opens the flow until it is open, there is a reason not to, or ctx ends. An open waits by itself only where a client has
+// just gone, and each one is of the sandbox's share.
+func (r *rehomed) again(ctx context.Context) (tunnel.Datagrams, error) {
+	tick := time.NewTicker(rehomeAgain)
+	defer tick.Stop()
+	for {
+		d, err := r.s.openDatagrams(ctx, r.open)
+		if err == nil || !elsewhere(err) {
+			return d, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+	}
 }
