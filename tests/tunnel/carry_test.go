@@ -170,6 +170,9 @@ func TestDatagrams(t *testing.T) {
 func TestPathGetsShorter(t *testing.T) {
 	for _, silent := range []bool{false, true} {
 		t.Run(map[bool]string{false: "and says so", true: "in silence"}[silent], func(t *testing.T) {
+			if !silent {
+				long(t)
+			}
 			t.Parallel()
 			h := host(t, "a")
 			h.connect(t, "a", "acme", "--allow", officeEcho.String()+":*")

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	}
 	log.SetOutput(io.Discard) // servers complain of clients that end
 	flag.Parse()
-	flag.Set("test.parallel", "6") // most of them wait most of the time
+	flag.Set("test.parallel", "8") // most of them wait most of the time
 	os.Exit(m.Run())
 }
 
