@@ -307,8 +307,8 @@ func newKeysRotateCommand(dir *string) *cobra.Command {
 		Long: `Makes another authority, which signs from now on. The one before counts for 25 hours more, until all that it has signed has
 expired: clients learn of the new one when they renew, and no connection is dropped. Tokens that are out stay good.
 
-With --now the one before ends at once, for when its key may be in somebody else's hands: all connections end, and each
-client needs a token. The keys by which QUIC makes stateless resets are not rotated: they identify nobody.`,
+With --now the one before ends at once, for when its key may be in somebody else's hands: all connections end, tokens that
+are out are void, and each client needs a new one. The keys by which QUIC makes stateless resets are not rotated: they identify nobody.`,
 		Example: `  weir keys rotate
   weir keys rotate --now        the keys were stolen`,
 		Args: wants(),

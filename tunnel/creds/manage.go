@@ -133,19 +133,18 @@ func (k *keys) authorities(now time.Time) (list []Authority) {
 // ErrNoClient is what there is to say about a name that never enrolled.
 var ErrNoClient = errors.New("no such client")
 
-// Revoke ends all certificates of a client, and the tokens that are for its name. It may be called again.
+// Revoke ends all certificates of a client, and the tokens that are for its name, which need not have enrolled yet. It may be
+// called again.
 func (s *Store) Revoke(id tunnel.Identity) error {
 	err := s.update(func(st *state, now time.Time) error {
+		void := st.registry.void(func(t *tokenRecord) bool { return t.Space == id.Space && t.Client == id.Client })
 		c := st.registry.byName[id]
-		if c == nil {
+		if c == nil && void == 0 {
 			return ErrNoClient
 		}
-		if c.Revoked.IsZero() {
+		if c != nil && c.Revoked.IsZero() {
 			c.Revoked = now
 		}
-		st.registry.Tokens = slices.DeleteFunc(st.registry.Tokens, func(t *tokenRecord) bool {
-			return t.Space == id.Space && t.Client == id.Client && t.Used.IsZero()
-		})
 		return nil
 	})
 	if err != nil {
@@ -156,11 +155,13 @@ func (s *Store) Revoke(id tunnel.Identity) error {
 
 // Rotate makes another authority, which signs from now on, and returns all that count. The others stay until what they have
 // signed has expired; connections stay. With drop the others end at once, for when their keys are known to somebody:
-// all clients need a token then.
+// all clients need a token then, and one from before is void: whoever has such a key may have had it shown to him.
 func (s *Store) Rotate(drop bool) ([]Authority, error) {
 	var list []Authority
+	var at time.Time
 	err := s.locked(func(st *state) (string, any, error) {
 		now := s.now()
+		at = now
 		if n := len(st.keys.authorities(now)); n > 1 && !drop {
 			return "", nil, &RotatingError{Until: st.keys.lastRetires()}
 		}
@@ -168,6 +169,12 @@ func (s *Store) Rotate(drop bool) ([]Authority, error) {
 		list = st.keys.authorities(now)
 		return keysFile, st.keys, err
 	})
+	if err == nil && drop {
+		err = s.update(func(st *state, _ time.Time) error {
+			st.registry.void(func(t *tokenRecord) bool { return !t.Created.After(at) })
+			return nil
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("rotate: %w", err)
 	}
@@ -205,23 +212,37 @@ func (s *Store) Renew(id tunnel.Identity, request []byte) ([]byte, error) {
 		return nil, tunnel.Errorf(tunnel.Malformed, "%v", err)
 	}
 	var chain []byte
-	err = s.update(func(st *state, now time.Time) error {
-		c := st.registry.byName[id]
-		switch {
-		case c == nil || !c.live(st.keys, now):
-			return tunnel.Errorf(tunnel.Revoked, "the certificate does not count any more")
-		case !bytes.Equal(c.Key, print):
-			return tunnel.Errorf(tunnel.Denied, "not the key that the client enrolled with")
-		case now.Sub(c.Renewed) < renewEvery:
-			return tunnel.Errorf(tunnel.Limit, "one certificate each %v", renewEvery)
-		}
-		chain, err = st.certify(c, key, now)
-		return err
-	})
+	st, err := s.load()
+	if err == nil {
+		_, err = st.renewable(id, print, s.now()) // without the lock, which is not for those who ask too often
+	}
+	if err == nil {
+		err = s.update(func(st *state, now time.Time) error {
+			c, err := st.renewable(id, print, now)
+			if err == nil {
+				chain, err = st.certify(c, key, now)
+			}
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("renew %s: %w", id, err)
 	}
 	return chain, nil
+}
+
+// renewable returns the record of a client that may have another certificate for the key now.
+func (st *state) renewable(id tunnel.Identity, print []byte, now time.Time) (*Record, error) {
+	c := st.registry.byName[id]
+	switch {
+	case c == nil || !c.live(st.keys, now):
+		return nil, tunnel.Errorf(tunnel.Revoked, "the certificate does not count any more")
+	case !bytes.Equal(c.Key, print):
+		return nil, tunnel.Errorf(tunnel.Denied, "not the key that the client enrolled with")
+	case now.Sub(c.Renewed) < renewEvery:
+		return nil, tunnel.Errorf(tunnel.Limit, "one certificate each %v", renewEvery)
+	}
+	return c, nil
 }
 
 // certify signs a key for a client, and notes it.

@@ -103,6 +103,13 @@ func (r *registry) prune(now time.Time) {
 	}
 }
 
+// void ends the tokens of these that were not used, and says how many there were.
+func (r *registry) void(these func(*tokenRecord) bool) int {
+	before := len(r.Tokens)
+	r.Tokens = slices.DeleteFunc(r.Tokens, func(t *tokenRecord) bool { return t.Used.IsZero() && these(t) })
+	return before - len(r.Tokens)
+}
+
 // room makes room for one more client, or says that there is none.
 func (r *registry) room(now time.Time) error {
 	if len(r.Clients) < MaxClients {
