@@ -530,6 +530,10 @@ func TestWebSocket(t *testing.T) {
 	if got := e.Clients()[0]; got.Transport != "websocket" || netip.MustParseAddrPort(got.Remote).Addr() != netip.MustParseAddr("127.0.0.1") {
 		t.Errorf("the edge knows %+v", got)
 	}
+	local := websocket.Session{Local: unmapped(e.Edge.registry.of(c.Identity())[0].Session.(*session.Edge).RemoteAddr())}
+	if !e.knownWS(local) {
+		t.Error("whose WebSocket it is is not known, and it would end")
+	}
 	s, err := e.Sandbox(owner("acme")).OpenStream(t.Context(), tunnel.Open{Network: "tcp", Addr: echo(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -547,5 +551,6 @@ func TestWebSocket(t *testing.T) {
 	if took := time.Since(at); took > 5*time.Second {
 		t.Errorf("it took %v, as long as the idle time", took)
 	}
+	wait(t, "the WebSocket to be nobody's", func() bool { return !e.knownWS(local) })
 	tr.Close()
 }

@@ -15,7 +15,7 @@ func (e *Edge) openWebSocket() {
 	if e.cfg.TCP == nil {
 		return
 	}
-	e.ws = websocket.NewServer(websocket.ServerConfig{QUIC: unmapped(e.cfg.UDP.LocalAddr()), Ended: e.endedWS, Log: e.log})
+	e.ws = websocket.NewServer(websocket.ServerConfig{QUIC: unmapped(e.cfg.UDP.LocalAddr()), Known: e.knownWS, Ended: e.endedWS, Log: e.log})
 }
 
 func (e *Edge) serveWebSocket(own *tls.Config) {
@@ -45,11 +45,22 @@ func (e *Edge) rememberWS(conn *quic.Conn) (forget func()) {
 
 // endedWS ends the connection of a WebSocket that broke: it has no other way, and nobody has to wait for its idle time.
 func (e *Edge) endedWS(s websocket.Session) {
-	local := netip.AddrPortFrom(s.Local.Addr().Unmap(), s.Local.Port())
-	e.mu.Lock()
-	conn := e.byWS[local]
-	e.mu.Unlock()
+	local := localOf(s)
+	conn := e.connOf(local)
 	if conn != nil && unmapped(conn.RemoteAddr()) == local {
 		go conn.CloseWithError(quic.ApplicationErrorCode(tunnel.Lost), "the WebSocket ended")
 	}
+}
+
+// knownWS reports whether a client's connection runs over a WebSocket. An enrolment is over before that is asked.
+func (e *Edge) knownWS(s websocket.Session) bool { return e.connOf(localOf(s)) != nil }
+
+func localOf(s websocket.Session) netip.AddrPort {
+	return netip.AddrPortFrom(s.Local.Addr().Unmap(), s.Local.Port())
+}
+
+func (e *Edge) connOf(local netip.AddrPort) *quic.Conn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.byWS[local]
 }

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -313,4 +314,29 @@ func TestSlowRequests(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNobody: packets that come to nothing do not keep a session; one that is somebody's stays.
+func TestNobody(t *testing.T) {
+	var known atomic.Bool
+	known.Store(true)
+	e := newEdge(t, ServerConfig{Grace: 50 * time.Millisecond, Known: func(Session) bool { return known.Load() }}, nil)
+	raw := e.rawDial(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	junk := appendPacket(nil, []byte("what is this?"))
+	for range 10 {
+		if err := raw.Write(ctx, ws.MessageBinary, junk); err != nil {
+			t.Fatalf("a session that is somebody's: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	known.Store(false)
+	for err := error(nil); err == nil; time.Sleep(time.Millisecond) {
+		err = raw.Write(ctx, ws.MessageBinary, junk)
+	}
+	if ctx.Err() != nil {
+		t.Error("a session that is nobody's goes on")
+	}
+	e.sessions(t, 0)
 }

@@ -21,6 +21,7 @@ const (
 	defaultSessionsPerHost = 64
 	defaultIdle            = 60 * time.Second
 	defaultHeader          = 5 * time.Second
+	defaultGrace           = 30 * time.Second
 )
 
 // ServerConfig says what a server gives to whom.
@@ -32,6 +33,11 @@ type ServerConfig struct {
 	SessionsPerHost int           // at one time and IPv4 address or IPv6 /64; 0 for 64
 	Idle            time.Duration // without a packet from the client; 0 for a minute, QUIC gives up earlier
 	Header          time.Duration // from the connection to the request's end, TLS handshake included; 0 for 5 s
+
+	// Known says whether somebody has authenticated over a session, and may be nil. One for which it does not after Grace, and after
+	// each Grace more, ends: packets alone, which may be anything, do not keep a place. Grace is 30 s when it is 0.
+	Known func(Session) bool
+	Grace time.Duration
 
 	// Ended is told of each session's end, once, and may be nil. Its QUIC connection can go with it at once: a client whose
 	// WebSocket broke has no other way to use it.
@@ -77,6 +83,9 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	if cfg.Header == 0 {
 		cfg.Header = defaultHeader
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = defaultGrace
 	}
 	if cfg.Log == nil {
 		silent := logrus.New()
@@ -186,7 +195,32 @@ func (s *Server) carry(w http.ResponseWriter, r *http.Request, remote netip.Addr
 			s.cfg.Ended(session)
 		}
 	}()
-	return join(s.ctx, newLink(c, nil), udp, s.cfg.Idle)
+	ctx, end := context.WithCancelCause(s.ctx)
+	defer end(nil)
+	if s.cfg.Known != nil {
+		go s.watch(ctx, session, end)
+	}
+	return join(ctx, newLink(c, nil), udp, s.cfg.Idle)
+}
+
+// errUnknown ends a session over which nobody has authenticated.
+var errUnknown = errors.New("nobody has authenticated")
+
+// watch ends a session that is nobody's.
+func (s *Server) watch(ctx context.Context, session Session, end context.CancelCauseFunc) {
+	tick := time.NewTicker(s.cfg.Grace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !s.cfg.Known(session) {
+			end(errUnknown)
+			return
+		}
+	}
 }
 
 // reachable is how a listener's address is reached from its own machine.
