@@ -57,6 +57,9 @@ type Handler struct {
 	flows    flows
 	park     *park
 	paused   pause
+
+	// here asks the kernel whether packets to an address end at this machine.
+	here func(netip.Addr) bool
 }
 
 var _ tunnel.Handler = (*Handler)(nil)
@@ -64,7 +67,7 @@ var _ tunnel.Handler = (*Handler)(nil)
 // NewHandler returns a handler.
 func NewHandler(c HandlerConfig) *Handler {
 	h := &Handler{policy: c.Policy, names: c.Names, told: book{c.Sink, c.Client}, limits: newLimiter(c.Limits), scans: newScans(),
-		evidence: newEvidence(), flows: flows{open: map[uint64]*flow{}}, park: newPark()}
+		evidence: newEvidence(), flows: flows{open: map[uint64]*flow{}}, park: newPark(), here: leadsHere}
 	if c.Ask != nil {
 		h.asker = newAsker(c.Ask, c.Remember, c.Policy)
 	}

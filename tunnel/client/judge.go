@@ -38,6 +38,7 @@ type finding struct {
 // judge decides about a flow. Nothing that the edge says opens anything: its names only choose what is looked up here, and
 // only among those that a rule is about.
 func (h *Handler) judge(ctx context.Context, o tunnel.Open) finding {
+	h.policy.notice(o.Addr.Addr(), h.here(o.Addr.Addr()))
 	p := h.policy.app(o.App)
 	seen, chain := h.evidence.names(o.Space, o.Sandbox, o.Addr.Addr())
 	names := slices.Clone(seen)
@@ -106,6 +107,7 @@ func (h *Handler) recheck(o tunnel.Open, f finding, addr netip.AddrPort) error {
 	if netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()) != o.Addr {
 		return tunnel.Errorf(tunnel.Internal, "another address than the one that was judged")
 	}
+	h.policy.notice(o.Addr.Addr(), h.here(o.Addr.Addr()))
 	d := h.policy.app(o.App).Decide(f.denies)
 	if d.Verdict == policy.Deny && (f.rule != ruleAsked || d.Reason == policy.ReasonGuard || d.Reason == policy.ReasonRule) {
 		return denied(d.Reason)

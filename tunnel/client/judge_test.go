@@ -101,6 +101,40 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestOwnAddressesOfTheMoment: an address that became the machine's own a moment ago, or that its kernel takes for itself
+// without any interface that has it, is guarded like the others, also when it becomes one between the judgement and the dial.
+func TestOwnAddressesOfTheMoment(t *testing.T) {
+	at := netip.MustParseAddr("10.8.0.5")
+	mine := false
+	m := newMachine(t, Rules{Allow: []string{"10.8.0.0/16:*"}}, nil)
+	m.here = func(a netip.Addr) bool { return mine && a == at }
+	o := opening("10.8.0.5:22")
+	before := m.judge(t.Context(), o)
+	if before.verdict.String() != "allow" {
+		t.Fatalf("of another machine: %s %s", before.verdict, before.reason)
+	}
+	mine = true
+	if err := m.recheck(o, before, o.Addr); tunnel.CodeOf(err) != tunnel.Denied {
+		t.Errorf("as it is dialled: %v", err)
+	}
+	if f := m.judged("10.8.0.5:22 udp"); f.verdict.String() != "deny" || f.reason != "guard" {
+		t.Errorf("of this machine: %s %s", f.verdict, f.reason)
+	}
+	if f := m.judged("10.8.0.6:22"); f.verdict.String() != "allow" {
+		t.Errorf("its neighbour: %s %s", f.verdict, f.reason)
+	}
+	mine = false
+	if f := m.judged("10.8.0.5:22"); f.verdict.String() != "allow" {
+		t.Errorf("when it is another machine's again: %s %s", f.verdict, f.reason)
+	}
+	for i := range 2 * maxFound {
+		m.policy.notice(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), true)
+	}
+	if n := len(*m.policy.found.Load()); n != maxFound {
+		t.Errorf("%d addresses are kept", n)
+	}
+}
+
 // TestDeny: a deny wins over every allow, by address and by each name that was ever heard of.
 func TestDeny(t *testing.T) {
 	rules := Rules{Allow: []string{"10.0.0.0/8:*", "*.example:*"}, Deny: []string{"10.0.1.51", "ads.example", "tracker.example"}}

@@ -101,3 +101,10 @@ func sourceFor(addr netip.AddrPort) netip.Addr {
 	defer c.Close()
 	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
+
+// sourceLeadsHere reports whether a packet to addr would come from that very address, or from the loopback: then it goes to
+// this machine.
+func sourceLeadsHere(addr netip.Addr) bool {
+	source := sourceFor(netip.AddrPortFrom(addr, anywhere.Port()))
+	return source == addr || source.IsLoopback()
+}

@@ -39,6 +39,7 @@ type Policy struct {
 	rules Rules
 	host  *guard.Host
 	edge  atomic.Pointer[[]netip.Addr]
+	found atomic.Pointer[[]netip.Addr] // see notice
 
 	mu    sync.RWMutex
 	apps  map[string]*policy.Policy // those with rules of their own; "" for all others
@@ -54,6 +55,7 @@ const maxAdded = 1024
 func NewPolicy(rules Rules, host *guard.Host) (*Policy, error) {
 	p := &Policy{rules: rules, host: host, apps: map[string]*policy.Policy{}, added: map[string][]policy.Rule{}}
 	p.edge.Store(&[]netip.Addr{})
+	p.found.Store(&[]netip.Addr{})
 	names := []string{""}
 	for _, f := range []*policy.File{rules.File, rules.Asked} {
 		if f == nil {
@@ -99,14 +101,34 @@ func (p *Policy) Empty() bool {
 
 // own returns what is guarded beside the addresses that always are. It is called for each decision.
 func (p *Policy) own() []netip.Addr {
-	edge := *p.edge.Load()
-	if p.host == nil {
-		return edge
+	var host []netip.Addr
+	if p.host != nil {
+		host = p.host.Addrs()
 	}
-	if len(edge) == 0 {
-		return p.host.Addrs()
+	edge, found := *p.edge.Load(), *p.found.Load()
+	if len(edge)+len(found) == 0 {
+		return host
 	}
-	return slices.Concat(p.host.Addrs(), edge)
+	return slices.Concat(host, edge, found)
+}
+
+// maxFound bounds the addresses that are known to lead back here. It is more than can be dialled at one time.
+const maxFound = 1024
+
+// notice guards an address that leads back to this machine, or guards it no more. The kernel knows it better than a list of
+// interfaces that was read some seconds ago: a VPN may have come up since, and whole networks may be routed to the machine (the
+// type local of ip-route(8)).
+func (p *Policy) notice(addr netip.Addr, own bool) {
+	if slices.Contains(*p.found.Load(), addr) == own {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(*p.found.Load()), func(a netip.Addr) bool { return a == addr })
+	if own {
+		list = append(list[max(0, len(list)-maxFound+1):], addr)
+	}
+	p.found.Store(&list)
 }
 
 // app returns the policy for an app of the hosted side. What the edge calls an app chooses among lists that the user wrote,
