@@ -23,7 +23,7 @@ func (c *Client) serveTCP(q *quic.Stream, h wire.Header) {
 		c.answerError(q, err)
 		return
 	}
-	if err := answer(q, wire.Status{Resolved: addrPort(conn.RemoteAddr()), Bound: addrPort(conn.LocalAddr())}); err != nil {
+	if err := c.answer(q, wire.Status{Resolved: addrPort(conn.RemoteAddr()), Bound: addrPort(conn.LocalAddr())}); err != nil {
 		abort(conn, tunnel.CodeOf(flowError(err)))
 		refuse(q, tunnel.TimedOut)
 		return

@@ -228,7 +228,7 @@ func (c *Client) serveDNS(q *quic.Stream, h wire.Header) {
 func (c *Client) answerError(q *quic.Stream, err error) {
 	code, text := ending(err)
 	q.CancelRead(quic.StreamErrorCode(code))
-	if answer(q, wire.Status{Code: code, Text: text}) != nil {
+	if c.answer(q, wire.Status{Code: code, Text: text}) != nil {
 		refuse(q, code)
 		return
 	}

@@ -54,6 +54,7 @@ func writeControl(c *control, b []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.stream.SetWriteDeadline(time.Now().Add(headerTimeout))
+	c.link.fair.use(time.Now())
 	_, err := c.stream.Write(b)
 	return err
 }

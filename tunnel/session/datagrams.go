@@ -37,7 +37,7 @@ func (e *Edge) OpenDatagrams(ctx context.Context, o tunnel.Open) (tunnel.Datagra
 	d.udpFlow = newUDPFlow(e.exchange, q, o.Sandbox, d.some)
 	err = e.exchange.add(d.udpFlow)
 	if err == nil {
-		_, err = await(ctx, q)
+		_, err = e.await(ctx, q)
 	}
 	if err != nil {
 		e.exchange.remove(d.udpFlow)

@@ -29,11 +29,11 @@ func (e *Edge) Query(ctx context.Context, query tunnel.Query) ([]byte, tunnel.Id
 	defer e.end()
 	stop := context.AfterFunc(ctx, func() { refuse(q, tunnel.TimedOut) })
 	defer stop()
-	if err := writeDNS(q, query.Message); err != nil {
+	if err := e.writeDNS(q, query.Message); err != nil {
 		refuse(q, tunnel.Internal)
 		return nil, e.who, openError(ctx, err)
 	}
-	if _, err := await(ctx, q); err != nil {
+	if _, err := e.await(ctx, q); err != nil {
 		return nil, e.who, err
 	}
 	answer, err := readDNS(q)
@@ -62,13 +62,14 @@ func (c *Client) serveQuery(ctx context.Context, q *quic.Stream, h wire.Header) 
 		c.answerError(q, err)
 		return
 	}
-	if answer(q, wire.Status{}) != nil || writeDNS(q, reply) != nil {
+	if c.answer(q, wire.Status{}) != nil || c.writeDNS(q, reply) != nil {
 		refuse(q, tunnel.TimedOut)
 	}
 }
 
 // writeDNS writes a message with its length (RFC 9250 section 4.2) and the end of the stream.
-func writeDNS(q *quic.Stream, message []byte) error {
+func (l *link) writeDNS(q *quic.Stream, message []byte) error {
+	l.fair.use(time.Now())
 	b := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(message)), uint16(len(message)))
 	q.SetWriteDeadline(time.Now().Add(headerTimeout))
 	if _, err := q.Write(append(b, message...)); err != nil {

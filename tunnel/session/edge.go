@@ -182,6 +182,7 @@ func (e *Edge) openStream(ctx context.Context, h wire.Header, urgency int8) (*qu
 		h.Patience = max(time.Until(deadline), time.Millisecond)
 	}
 	q.SetWriteDeadline(time.Now().Add(headerTimeout))
+	e.fair.use(time.Now())
 	if _, err := q.Write(wire.AppendHeader(nil, h)); err != nil {
 		refuse(q, tunnel.TimedOut)
 		return nil, openError(ctx, err)
@@ -192,7 +193,9 @@ func (e *Edge) openStream(ctx context.Context, h wire.Header, urgency int8) (*qu
 }
 
 // await waits for the STATUS. When it fails, or ctx ends before, the stream is over and the client stops trying.
-func await(ctx context.Context, q *quic.Stream) (wire.Status, error) {
+func (e *Edge) await(ctx context.Context, q *quic.Stream) (wire.Status, error) {
+	e.fair.awaited.Add(1)
+	defer e.fair.awaited.Add(-1)
 	stop := context.AfterFunc(ctx, func() { refuse(q, tunnel.TimedOut) })
 	if _, ok := ctx.Deadline(); !ok {
 		q.SetReadDeadline(time.Now().Add(wire.MaxPatience))
@@ -219,7 +222,7 @@ func (e *Edge) OpenStream(ctx context.Context, o tunnel.Open) (tunnel.Stream, er
 	if err != nil {
 		return nil, err
 	}
-	s, err := await(ctx, q)
+	s, err := e.await(ctx, q)
 	if err != nil {
 		e.end()
 		return nil, err

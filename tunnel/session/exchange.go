@@ -73,14 +73,14 @@ func (x *exchange) send() {
 				return
 			}
 		}
-		octets := 0
+		octets, start := 0, time.Now()
 		for _, p := range batch[:n] {
 			octets += p.size
 			x.sendPacket(p)
 			p.free()
 		}
 		clear(batch[:n])
-		pace.sent(octets)
+		pace.sent(n, octets, time.Since(start))
 	}
 }
 

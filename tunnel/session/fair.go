@@ -39,7 +39,12 @@ type fairness struct {
 	turn   chan struct{}     // closed when those that pause are to look again; nil while nobody does
 	wakeAt int64             // how much the others have to have sent for that
 	shared time.Time         // when several shares last had something to send
-	wanted atomic.Int64      // when a stream last had something to send, in nanoseconds since 1970
+
+	wanting int           // shares that have something to send
+	counted time.Time     // until when busyFor is counted
+	busyFor time.Duration // how long some share had something to send
+	awaited atomic.Int64  // answers that somebody waits for
+	used    atomic.Int64  // when a stream was last written to, in nanoseconds since 1970
 }
 
 // share is what one sandbox sends by streams. Its fields are guarded by the lock of fairness.
@@ -90,18 +95,23 @@ func (s *share) begin(now time.Time) (counted bool) {
 	defer f.mu.Unlock()
 	behind := f.behind(s, now)
 	if s.wants++; s.wants == 1 {
+		f.countBusy(now)
+		f.wanting++
 		s.catchUp(behind)
 	}
 	if behind != nil {
 		f.shared = now
 	}
-	f.wanted.Store(now.UnixNano())
+	f.use(now)
 	return now.Sub(f.shared) < fairMemory
 }
 
 // done says that a user has nothing to send any more, and has sent so many octets. It is called with the lock held.
 func (s *share) done(octets int, now time.Time) {
+	s.fair.use(now)
 	if s.wants--; s.wants == 0 {
+		s.fair.countBusy(now)
+		s.fair.wanting--
 		if octets >= fairPiece {
 			s.back = now.Add(min(max(2*s.wakeUp, minReturn), maxReturn))
 		} else {
@@ -162,19 +172,35 @@ func (s *share) refuse(now time.Time) (enough bool) {
 	return true
 }
 
-// wants says whether some stream has something to send, or had a moment ago.
+// use says that something is written to a stream, of a flow or not.
+func (f *fairness) use(now time.Time) { f.used.Store(now.UnixNano()) }
+
+// wants says whether some stream has something to send, or was written to a moment ago: quic-go may hold what is left of it.
 func (f *fairness) wants(now time.Time) bool {
-	if now.UnixNano()-f.wanted.Load() < int64(maxReturn) {
+	if now.UnixNano()-f.used.Load() < int64(paceMemory) || f.awaited.Load() > 0 {
 		return true
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, s := range f.shares {
-		if s.wants > 0 {
-			return true
-		}
+	return f.wanting > 0
+}
+
+// busy is for how long some stream had something to send since it was called last.
+func (f *fairness) busy(now time.Time) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.countBusy(now)
+	busy := f.busyFor
+	f.busyFor = 0
+	return busy
+}
+
+// countBusy is called with the lock held, before wanting changes.
+func (f *fairness) countBusy(now time.Time) {
+	if f.wanting > 0 {
+		f.busyFor += now.Sub(f.counted)
 	}
-	return false
+	f.counted = now
 }
 
 // resume lets those that pause look again, with the lock held.

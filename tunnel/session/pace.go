@@ -8,81 +8,101 @@ import (
 )
 
 const (
-	// paceWindow is how often the rate is looked at.
+	// paceQueue is how many datagrams quic-go holds before SendDatagram waits.
+	paceQueue = 32
+
+	// After so many datagrams streams have their turn: the first beside streams that have more than they can send.
+	paceShort = 64
+	paceLong  = 320
+
+	// The streams' part of what a session sends, while they have more than they can send, and while they send a little now and
+	// then or are not let by their receivers.
+	streamsMost  = 0.6
+	streamsLeast = 0.02
+
+	// paceWaits is what SendDatagram takes at least when it waits for room, and paceFast when the path takes so many packets that
+	// streams are let by them where nobody has written to one.
+	paceWaits = 4 * time.Microsecond
+	paceFast  = 20 * time.Microsecond
+
+	// paceWindow is how often the streams are looked at, paceProbe how often they get their most for a moment, since nothing is
+	// seen of those that get little.
 	paceWindow = 20 * time.Millisecond
+	paceProbe  = time.Second
 
-	// paceFloor is what datagrams may always have, in octets per second: a few calls, or a few players.
-	paceFloor = 128 << 10
+	// paceMemory is how long it takes until somebody who writes to a stream is new.
+	paceMemory = 500 * time.Millisecond
 
-	// The part of what a session can send that is for datagrams: at least, and where streams send nothing. The latter is more
-	// than all, since the former may not have been all.
-	paceLeast = 0.4
-	paceMost  = 1.25
-
-	// paceProbe is how often the part of the datagrams is cut back.
-	paceProbe = time.Second
+	// pacePause bounds a pause.
+	pacePause = 250 * time.Millisecond
 )
 
-// pace leaves most of what a session sends to streams, while these have something to send: quic-go puts datagrams into each
-// packet before it looks at any stream, so that a flood would leave them nothing.
+// pace leaves a part of what a session sends to streams: quic-go puts datagrams into each packet before it looks at any stream,
+// so that a flood would leave them nothing, not even the header of a flow or what was lost of an earlier one.
 //
-// What the session can send is the most that it has sent in one of the last windows. Where streams do not use their part,
-// because their receivers do not let them, the datagrams' part grows with each window until it is everything; since nothing
-// would be seen of streams then, it is cut back every paceProbe.
+// While SendDatagram waits for room, the time that it takes is that of a packet on the path. After a number of datagrams
+// nothing is sent for as long as those in the queue take, and then as long as the streams' part. While it does not wait there is
+// room for everybody.
 type pace struct {
 	ctx   context.Context
 	total func() uint64 // octets of packets that the session has sent
 	fair  *fairness
 
-	most   float64 // what the session can send, in octets per second
-	part   float64 // what of it is for datagrams
-	probed time.Time
-	rate   float64 // octets per second that are for datagrams
-	tokens float64
-	last   time.Time // when tokens were counted
+	count  int           // datagrams since the last pause
+	packet time.Duration // what one takes on the path
+	wanted bool          // somebody had written to a stream when it was looked at last
 
-	window    time.Time // when it began
-	before    uint64    // what the session had sent then
-	datagrams int       // octets since then
+	backlog bool    // streams have more than they can send
+	part    float64 // the streams' part
+	probed  time.Time
+
+	window time.Time // when it began
+	before uint64    // what the session had sent then
+	octets int       // of datagrams since then
 }
 
 func newPace(conn *quic.Conn, fair *fairness) *pace {
 	total := func() uint64 { return conn.ConnectionStats().BytesSent }
-	now := time.Now()
-	return &pace{ctx: conn.Context(), total: total, fair: fair, part: paceLeast, rate: paceFloor, last: now, window: now, before: total()}
+	return &pace{ctx: conn.Context(), total: total, fair: fair, part: streamsLeast, window: time.Now(), before: total()}
 }
 
-// sent says that so many octets of datagrams were sent, and returns when more may be.
-func (p *pace) sent(octets int) {
+// sent says that so many datagrams with so many octets were given to quic-go, which took so long, and returns when more may be.
+func (p *pace) sent(datagrams, octets int, took time.Duration) {
 	now := time.Now()
-	p.datagrams += octets
-	wanted := p.fair.wants(now)
-	if now.Sub(p.window) >= paceWindow {
-		p.measure(now, wanted)
+	p.octets += octets
+	if p.count += datagrams; p.count > paceQueue { // the queue may be full again
+		p.packet += (took/time.Duration(datagrams) - p.packet) / 4
 	}
-	p.tokens = min(p.tokens+p.rate*now.Sub(p.last).Seconds(), p.rate*paceWindow.Seconds()) - float64(octets)
-	p.last = now
-	if !wanted {
-		p.tokens = max(p.tokens, 0)
+	if now.Sub(p.window) >= paceWindow {
+		p.look(now)
+	}
+	wanted := p.fair.wants(now)
+	first := wanted && !p.wanted // whoever writes for the first time is not to wait for a whole turn
+	p.wanted = wanted
+	most := paceLong
+	if p.backlog {
+		most = paceShort
+	}
+	if p.count < most && !first || p.packet < paceWaits || p.packet < paceFast && !wanted {
 		return
 	}
-	if p.tokens < 0 {
-		linger(p.ctx, time.Duration(-p.tokens/p.rate*float64(time.Second)))
-	}
+	turn := paceQueue + float64(p.count)*p.part/(1-p.part)
+	p.count = 0
+	linger(p.ctx, min(time.Duration(turn*float64(p.packet)), pacePause))
 }
 
-// measure looks at the window that ends now.
-func (p *pace) measure(now time.Time, wanted bool) {
+// look looks at what the streams did in the window that ends now.
+func (p *pace) look(now time.Time) {
 	total := p.total()
-	span := now.Sub(p.window).Seconds()
-	all, ours := float64(total-p.before)/span, float64(p.datagrams)/span
-	p.most = max(all, 0.95*p.most)
+	all, span := int(total-p.before), now.Sub(p.window)
+	p.backlog = p.fair.busy(now) > span/2
 	switch {
-	case !wanted, all-ours > p.most/4, now.Sub(p.probed) > paceProbe:
-		p.part, p.probed = paceLeast, now
+	case !p.backlog:
+		p.part = streamsLeast
+	case all-p.octets > all/4 || now.Sub(p.probed) > paceProbe:
+		p.part, p.probed = streamsMost, now
 	default:
-		p.part = min(1.25*p.part, paceMost)
+		p.part = max(p.part*0.8, streamsLeast)
 	}
-	p.rate = max(p.part*p.most, paceFloor)
-	p.window, p.before, p.datagrams = now, total, 0
+	p.window, p.before, p.octets = now, total, 0
 }

@@ -41,7 +41,7 @@ func (c *Client) serveUDP(q *quic.Stream, h wire.Header) {
 	r.udpFlow = newUDPFlow(c.exchange, q, h.Open.Sandbox, func() { r.writer.Go(r.write) })
 	defer c.exchange.remove(r.udpFlow)
 	if err = c.exchange.add(r.udpFlow); err == nil {
-		err = answer(q, wire.Status{Resolved: addrPort(conn.RemoteAddr()), Bound: addrPort(conn.LocalAddr())})
+		err = c.answer(q, wire.Status{Resolved: addrPort(conn.RemoteAddr()), Bound: addrPort(conn.LocalAddr())})
 	}
 	if err != nil {
 		refuse(q, tunnel.TimedOut)

@@ -184,7 +184,8 @@ func refuse(q *quic.Stream, code tunnel.Code) {
 }
 
 // answer writes a STATUS that no reset takes away any more.
-func answer(q *quic.Stream, s wire.Status) error {
+func (l *link) answer(q *quic.Stream, s wire.Status) error {
+	l.fair.use(time.Now())
 	q.SetWriteDeadline(time.Now().Add(headerTimeout))
 	_, err := q.Write(wire.AppendStatus(nil, s))
 	q.SetReliableBoundary()
