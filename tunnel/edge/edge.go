@@ -81,8 +81,9 @@ type Edge struct {
 	ws       *websocket.Server // nil without TCP
 	limits   *handshakeLimits
 
-	registry registry
-	counters Counters
+	complaints *complaints
+	registry   registry
+	counters   Counters
 
 	greeting  *places[tunnel.Identity] // of connections that introduce themselves
 	enrolling *places[netip.Prefix]    // of connections with a token
@@ -102,6 +103,7 @@ func New(cfg Config) (*Edge, error) {
 		return nil, fmt.Errorf("open edge: %w", err)
 	}
 	e := &Edge{cfg: cfg, log: cfg.Log, limits: newHandshakeLimits(), byWS: map[netip.AddrPort]*quic.Conn{}}
+	e.complaints = newComplaints()
 	e.greeting = newPlaces[tunnel.Identity](maxGreeting, maxGreetingOfOne)
 	e.enrolling = newPlaces[netip.Prefix](maxEnrolling, maxEnrollingOfOne)
 	if e.log == nil {
@@ -220,7 +222,7 @@ func (e *Edge) enrol(conn *quic.Conn, from netip.AddrPort, leave func()) {
 	err := e.cfg.Store.ServeEnroll(e.ctx, conn, from.Addr())
 	leave()
 	if err != nil {
-		e.log.WithError(err).WithField("remote", from.String()).Warn("tunnel: enrolment refused")
+		e.complaints.say(e.log.WithError(err).WithField("remote", from.String()), "tunnel: enrolment refused")
 	}
 }
 
@@ -230,7 +232,7 @@ func (e *Edge) welcome(conn *quic.Conn, from netip.AddrPort, transport string, l
 	leave()
 	if err != nil {
 		e.counters.BadHellos.Add(1)
-		e.log.WithError(err).WithField("remote", from.String()).Warn("tunnel: client refused")
+		e.complaints.say(e.log.WithError(err).WithField("remote", from.String()), "tunnel: client refused")
 		return
 	}
 	e.serve(m)
@@ -272,7 +274,7 @@ func (e *Edge) serve(m *member) {
 	older, err := e.registry.join(m)
 	if err != nil {
 		e.counters.Refused.Add(1)
-		e.log.WithError(err).WithField("client", m.who.String()).Warn("tunnel: client refused")
+		e.complaints.say(e.log.WithError(err).WithField("client", m.who.String()), "tunnel: client refused")
 		m.CloseWith(tunnel.CodeOf(err), "")
 		return
 	}

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/weir-dev/weir/tunnel"
 	"github.com/weir-dev/weir/tunnel/creds"
 	"github.com/weir-dev/weir/tunnel/session"
@@ -114,4 +116,23 @@ func TestNobodyToMoveTo(t *testing.T) {
 	if n := box.opens.Tokens(); n < opensBurst/2 {
 		t.Errorf("%v opens are left", n)
 	}
+}
+
+// TestComplaints: who is refused a thousand times fills no log with it, and it is said how often it was.
+func TestComplaints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newComplaints()
+		log, lines := test.NewNullLogger()
+		for range 1000 {
+			c.say(log.WithField("remote", "192.0.2.1"), "refused")
+		}
+		if n := len(lines.Entries); n != complaintsBurst {
+			t.Errorf("%d lines", n)
+		}
+		time.Sleep(time.Second)
+		c.say(log.WithField("remote", "192.0.2.1"), "refused")
+		if n := lines.LastEntry().Data["unsaid"]; n != uint64(1000-complaintsBurst) {
+			t.Errorf("%v were not said", n)
+		}
+	})
 }
