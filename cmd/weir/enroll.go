@@ -98,12 +98,12 @@ func enroll(ctx context.Context, edge edgeAddress, token creds.Token, name strin
 	}
 	conn, err := dialToEnroll(ctx, edge, token)
 	if err != nil {
-		return nil, "", credentialsHint(fmt.Errorf("enroll at %s: %w", edge, err), edge)
+		return nil, "", credentialsHint(fmt.Errorf("enroll at %s: %w", edge, oneLine{err}), edge)
 	}
 	defer conn.close()
 	client, err := creds.Enroll(ctx, conn.Conn, creds.EnrollRequest{Token: token, Name: name, ClientConfig: creds.ClientConfig{Dir: dir}})
 	if err != nil {
-		return nil, "", credentialsHint(fmt.Errorf("%s: %w", edge, err), edge)
+		return nil, "", credentialsHint(fmt.Errorf("%s: %w", edge, oneLine{err}), edge)
 	}
 	return client, dir, nil
 }

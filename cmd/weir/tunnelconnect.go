@@ -244,8 +244,17 @@ func (f *connectFlags) examine(ctx context.Context, cmd *cobra.Command, g *globa
 	return writeFindings(cmd, g, findings)
 }
 
+// oneLine is an error whose text is in part the edge's: it stays one line, so that nothing in it looks like a word of ours.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return cell(e.error.Error()) }
+func (e oneLine) Unwrap() error { return e.error }
+
 // endStatus is the exit status for how a supervisor ended, with what mends it.
 func endStatus(err error, edge edgeAddress) error {
+	if err != nil {
+		err = oneLine{err}
+	}
 	switch {
 	case err == nil, errors.Is(err, context.Canceled):
 		return nil

