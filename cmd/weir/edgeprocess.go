@@ -234,6 +234,7 @@ func (r *runEdge) open(files []*os.File) error {
 	if len(files) < edgeFiles {
 		return errors.New("open edge: its sockets did not come")
 	}
+	limitProcessors()
 	store, err := openKeys(r.cfg.Keys, false)
 	if err != nil {
 		return err

@@ -94,6 +94,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 
 // open opens everything, and then locks the process down: it has the keys, and strangers talk to it.
 func (s *serving) open(cmd *cobra.Command) (err error) {
+	limitProcessors()
 	if s.store, err = openKeys(s.keys, true); err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type connection struct {
 
 // connect joins the parts and runs them until the user, or the edge for good, ends it.
 func (f *connectFlags) connect(cmd *cobra.Command, g *globals, u *ui, c connection) (err error) {
+	limitProcessors()
 	record, err := f.openLog()
 	if err != nil {
 		return err
