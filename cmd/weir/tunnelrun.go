@@ -169,13 +169,24 @@ func showPicture(color bool) (*shown, error) {
 	}
 	s.close = sync.OnceFunc(func() {
 		cancel()
-		work.Wait()
-		if screen != nil {
-			screen.close()
+		given := make(chan struct{})
+		go func() {
+			defer close(given)
+			work.Wait()
+			if screen != nil {
+				screen.close()
+			}
+		}()
+		select {
+		case <-given:
+		case <-time.After(closeFor): // guardScreen does the rest when the terminal takes something again
 		}
 	})
 	return s, nil
 }
+
+// closeFor is how long the end waits for a terminal that takes nothing: one that is stopped, or at the end of a dead connection.
+const closeFor = 2 * time.Second
 
 // displayWriter shows diagnostics among what happened lately, where they do not tear the picture.
 type displayWriter struct{ d *display }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ type terminal struct {
 	mu   sync.Mutex
 	seen bytes.Buffer
 	read chan struct{} // closed when nothing more comes
+	deaf atomic.Bool   // nothing is read
 }
 
 // onTerminal starts weir on a terminal of its own.
@@ -95,6 +97,44 @@ func (p *terminal) listen() {
 		if err != nil {
 			return
 		}
+		for p.deaf.Load() {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// stall has the terminal take nothing more.
+func (p *terminal) stall(t *testing.T) {
+	t.Helper()
+	p.deaf.Store(true)
+	t.Cleanup(func() { p.deaf.Store(false) })
+	fd, err := unix.Open(p.theirs.Name(), unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for full := 0; full < 5; {
+		if _, err := unix.Write(fd, make([]byte, 1024)); err == unix.EAGAIN {
+			full++
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// TestTerminalThatTakesNothing: the command ends, whatever the terminal does.
+func TestTerminalThatTakesNothing(t *testing.T) {
+	h := newHosted(t)
+	p := onTerminal(t, "connect", "--tunnel", h.url(), "--token-file", h.token, "--client", "laptop")
+	p.shows(t, "connected")
+	p.stall(t)
+	p.types(t, "?") // another picture, which finds no room
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	ended := make(chan struct{})
+	go func() { defer close(ended); p.cmd.Process.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("it still runs")
 	}
 }
 
