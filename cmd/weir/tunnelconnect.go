@@ -212,8 +212,12 @@ func (f *connectFlags) credentials(ctx context.Context, edge edgeAddress, u *ui)
 		return nil, err
 	}
 	enrolled, _, err := enroll(ctx, edge, token, f.name)
-	if err != nil {
+	var refused creds.Refusal
+	switch {
+	case errors.As(err, &refused), errors.Is(err, creds.ErrPin):
 		return nil, exitError{statusNoCredentials, err}
+	case err != nil: // the edge was not reached: the token is still good
+		return nil, err
 	}
 	warnOfSkew(u, enrolled.Skew)
 	u.sayf("enrolled as %s", enrolled.Identity())
