@@ -41,10 +41,7 @@ func Connect(ctx context.Context, conn *quic.Conn, h tunnel.Handler, cfg ClientC
 	defer cancel()
 	c, err := introduce(ctx, conn, h, cfg)
 	if err != nil {
-		if conn.Context().Err() != nil {
-			err = ended(context.Cause(conn.Context()))
-		}
-		err = openError(ctx, err)
+		err = greetError(ctx, err)
 		code, text := ending(err)
 		conn.CloseWithError(quic.ApplicationErrorCode(code), text)
 		return nil, fmt.Errorf("greet the edge: %w", err)

@@ -37,7 +37,7 @@ func Accept(ctx context.Context, conn *quic.Conn, who tunnel.Identity, cfg EdgeC
 	defer cancel()
 	e, err := greet(ctx, conn, who, cfg)
 	if err != nil {
-		err = openError(ctx, err)
+		err = greetError(ctx, err)
 		code, text := ending(err)
 		conn.CloseWithError(quic.ApplicationErrorCode(code), text)
 		return nil, fmt.Errorf("greet client %s: %w", who, err)

@@ -78,6 +78,16 @@ func openError(ctx context.Context, err error) error {
 	return err
 }
 
+// greetError is the error of a greeting. What the other side closes the connection with is not the loss of a flow, but why there
+// is no session.
+func greetError(ctx context.Context, err error) error {
+	var app *quic.ApplicationError
+	if errors.As(err, &app) {
+		return ended(app)
+	}
+	return openError(ctx, err)
+}
+
 // ending is a text for the other side with its code.
 func ending(err error) (tunnel.Code, string) {
 	var e *tunnel.Error
