@@ -259,6 +259,18 @@ func TestSignalsEndAtOnce(t *testing.T) {
 	}
 }
 
+// TestFullDisk: a log that could not be written is not passed over in silence.
+func TestFullDisk(t *testing.T) {
+	h := newHosted(t)
+	p := onTerminal(t, "connect", "--tunnel", h.url(), "--token-file", h.token, "--plain", "--events", "/dev/full")
+	p.shows(t, "connected")
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	p.shows(t, "the event log is not complete")
+	if p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("status %d", p.cmd.ProcessState.ExitCode())
+	}
+}
+
 // TestConnectCommandErrors: what is wrong is said before anything is connected, with what mends it.
 func TestConnectCommandErrors(t *testing.T) {
 	h := newHosted(t)

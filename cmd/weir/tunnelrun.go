@@ -37,7 +37,11 @@ func (f *connectFlags) connect(cmd *cobra.Command, g *globals, u *ui, c connecti
 	if err != nil {
 		return err
 	}
-	defer record.Close()
+	defer func() {
+		if err := record.Close(); err != nil {
+			u.warnf("the event log is not complete: %v", err)
+		}
+	}()
 	show, err := f.openShow(cmd, u)
 	if err != nil {
 		return err
