@@ -11,9 +11,12 @@ const (
 	// paceQueue is how many datagrams quic-go holds before SendDatagram waits.
 	paceQueue = 32
 
-	// After so many datagrams streams have their turn: the first beside streams that have more than they can send.
-	paceShort = 64
-	paceLong  = 320
+	// After so many datagrams, or as many as the path takes in so long, streams have their turn: the first beside streams that
+	// have more than they can send.
+	paceShort     = 64
+	paceShortTime = 5 * time.Millisecond
+	paceLong      = 320
+	paceLongTime  = 50 * time.Millisecond
 
 	// The streams' part of what a session sends, while they have more than they can send, and while they send a little now and
 	// then or are not let by their receivers.
@@ -79,16 +82,21 @@ func (p *pace) sent(datagrams, octets int, took time.Duration) {
 	wanted := p.fair.wants(now)
 	first := wanted && !p.wanted // whoever writes for the first time is not to wait for a whole turn
 	p.wanted = wanted
-	most := paceLong
-	if p.backlog {
-		most = paceShort
-	}
-	if p.count < most && !first || p.packet < paceWaits || p.packet < paceFast && !wanted {
+	if p.count < p.turn() && !first || p.packet < paceWaits || p.packet < paceFast && !wanted {
 		return
 	}
-	turn := paceQueue + float64(p.count)*p.part/(1-p.part)
+	pause := paceQueue + float64(p.count)*p.part/(1-p.part)
 	p.count = 0
-	linger(p.ctx, min(time.Duration(turn*float64(p.packet)), pacePause))
+	linger(p.ctx, min(time.Duration(pause*float64(p.packet)), pacePause))
+}
+
+// turn is how many datagrams are sent between two pauses.
+func (p *pace) turn() int {
+	most, span := paceLong, paceLongTime
+	if p.backlog {
+		most, span = paceShort, paceShortTime
+	}
+	return max(most, int(span/max(p.packet, 1)))
 }
 
 // look looks at what the streams did in the window that ends now.
