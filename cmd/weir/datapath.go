@@ -278,8 +278,9 @@ func (d *dataPath) openEvents() error {
 		return err
 	}
 	d.report = &event.Report{}
+	told := &notices{ui: d.ui, policy: d.policy}
 	if !d.cfg.Quiet {
-		d.report.OnDeny = (&notices{ui: d.ui, policy: d.policy}).denied
+		d.report.OnDeny = told.denied
 	}
 	d.seen = newFirstSeen(d.cfg.Known, func(host string) { d.emit(&event.Alert{What: "first-seen", Subject: host}) })
 	sinks := []event.Sink{d.book, withoutExpansions{d.report}, d.seen}
@@ -288,6 +289,9 @@ func (d *dataPath) openEvents() error {
 		sinks = append(sinks, d.learn)
 	}
 	d.events = event.Tee(sinks...)
+	if !d.cfg.Quiet {
+		d.events = &userDenials{Sink: d.events, notices: told}
+	}
 	return nil
 }
 

@@ -43,19 +43,31 @@ type notices struct {
 // maxNotices bounds the lines of one run: a program that scans ports must not bury the terminal.
 const maxNotices = 100
 
-func (n *notices) denied(e *event.Event) {
-	switch said := n.said.Add(1); {
-	case said == maxNotices+1:
+// say is for a line that is one of those.
+func (n *notices) say(format string, args ...any) {
+	if n.mayTell() {
+		n.ui.sayf(format, args...)
+	}
+}
+
+// mayTell counts a line, and says once that there are no more.
+func (n *notices) mayTell() bool {
+	said := n.said.Add(1)
+	if said == maxNotices+1 {
 		n.ui.sayf("more was denied; the event log has all of it")
-		return
-	case said > maxNotices:
+	}
+	return said <= maxNotices
+}
+
+func (n *notices) denied(e *event.Event) {
+	if !n.mayTell() {
 		return
 	}
 	switch d := e.Details.(type) {
 	case *event.Connect:
-		n.flow(d.Hostname, d.Reason, policy.Question{Network: d.Protocol, Dst: d.Dst, Asked: d.Names, Claim: firstOf(d.SNI, d.HTTPHost)})
+		n.flow(d.Hostname, d.Reason, d.Rule, policy.Question{Network: d.Protocol, Dst: d.Dst, Asked: d.Names, Claim: firstOf(d.SNI, d.HTTPHost)})
 	case *event.Close:
-		n.flow(d.Hostname, d.Reason, policy.Question{Network: d.Protocol, Dst: d.Dst, Claim: d.Hostname})
+		n.flow(d.Hostname, d.Reason, d.Rule, policy.Question{Network: d.Protocol, Dst: d.Dst, Claim: d.Hostname})
 	case *event.DNSQuery:
 		if d.Reason == policy.ReasonDNSBlocked {
 			n.ui.sayf("denied %s (%s); allow it with --allow %s", d.Hostname, d.Reason, d.Hostname)
@@ -65,11 +77,11 @@ func (n *notices) denied(e *event.Event) {
 		if shown == "" { // a message that is no question
 			shown = "a question to " + d.Server
 		}
-		n.ui.sayf("denied %s (%s)", shown, d.Reason)
+		n.ui.sayf("denied %s (%s)%s", shown, d.Reason, noClient(d.Reason, d.Rule))
 	}
 }
 
-func (n *notices) flow(name, reason string, q policy.Question) {
+func (n *notices) flow(name, reason, because string, q policy.Question) {
 	shown := q.Dst.String()
 	switch {
 	case q.Network == "icmp":
@@ -83,7 +95,7 @@ func (n *notices) flow(name, reason string, q policy.Question) {
 	}
 	switch {
 	case rule == "":
-		n.ui.sayf("denied %s (%s)", shown, reason)
+		n.ui.sayf("denied %s (%s)%s", shown, reason, noClient(reason, because))
 	case q.Dst.Addr().IsLoopback() && q.Network == "tcp":
 		n.ui.sayf("denied %s (%s); allow it with --host-port %d", shown, reason, q.Dst.Port())
 	case n.policy.Mode() == policy.ModeAudit: // a rule alone would mean enforce, and deny all that passes now
