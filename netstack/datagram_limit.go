@@ -84,7 +84,7 @@ func (d *udpDoor) keepTooLong(key datagramKey, pkt *stack.PacketBuffer, payload 
 			return false
 		}
 	case header.IPv6Version:
-		if header.IPv6(ip).TransportProtocol() != header.UDPProtocolNumber {
+		if header.IPv6(ip).NextHeader() != uint8(header.UDPProtocolNumber) {
 			return false
 		}
 	}

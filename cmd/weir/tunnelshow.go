@@ -142,12 +142,11 @@ func (d *display) run(ctx context.Context, s screenLike) {
 	var q *question
 	tick := time.NewTicker(showEvery)
 	defer tick.Stop()
-	questions := d.questions
 	for {
 		if q != nil && q.ctx.Err() != nil {
 			q = nil
 		}
-		questions = d.questions
+		questions := d.questions
 		if q != nil {
 			questions = nil // one at a time
 		}

@@ -84,7 +84,7 @@ func (d *doctor) examine(ctx context.Context) []Finding {
 	list := []Finding{d.credentials()}
 	dns, addrs := d.dns(ctx, host)
 	list = append(list, dns)
-	knocked, sized := d.udp(ctx, addrs, port)
+	sized, knocked := d.udp(ctx, addrs, port)
 	proxy, upgraded := d.upgrade(ctx)
 	list = append(list, udpFinding(knocked, upgraded == nil, len(addrs) > 0, port), sized)
 	list = append(list, webSocketFindings(proxy, upgraded, knocked == nil && len(addrs) > 0, d.cfg.Edge.Host)...)
@@ -129,9 +129,9 @@ var sizes = [...]uint16{1252, 1452, smallest}
 
 // udp shakes hands in packets of each size, at one time. knocked is nil when any came through, else the error of the usual
 // size.
-func (d *doctor) udp(ctx context.Context, addrs []netip.Addr, port uint16) (knocked error, mtu Finding) {
+func (d *doctor) udp(ctx context.Context, addrs []netip.Addr, port uint16) (mtu Finding, knocked error) {
 	if len(addrs) == 0 {
-		return errors.New("no address"), Finding{"mtu", skip, "nothing to try it with", ""}
+		return Finding{"mtu", skip, "nothing to try it with", ""}, errors.New("no address")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*probeTime)
 	defer cancel()
@@ -153,13 +153,13 @@ func (d *doctor) udp(ctx context.Context, addrs []netip.Addr, port uint16) (knoc
 	usual, large, small := errs[0], errs[1], errs[2]
 	switch {
 	case usual == nil && large == nil:
-		return nil, Finding{"mtu", pass, "packets of 1480 octets pass", ""}
+		return Finding{"mtu", pass, "packets of 1480 octets pass", ""}, nil
 	case usual == nil:
-		return nil, Finding{"mtu", pass, "packets of 1280 octets pass, of 1480 do not: a tunnel or VPN on the way", ""}
+		return Finding{"mtu", pass, "packets of 1280 octets pass, of 1480 do not: a tunnel or VPN on the way", ""}, nil
 	case small == nil:
-		return nil, Finding{"mtu", warn, "only packets of up to 1228 octets pass", "raise the MTU of the VPN or link on the way to 1280 or more; weir connect manages, with less speed"}
+		return Finding{"mtu", warn, "only packets of up to 1228 octets pass", "raise the MTU of the VPN or link on the way to 1280 or more; weir connect manages, with less speed"}, nil
 	}
-	return usual, Finding{"mtu", skip, "no packets pass at all", ""}
+	return Finding{"mtu", skip, "no packets pass at all", ""}, usual
 }
 
 // udpFinding says whether QUIC reaches the edge. Without it there is WebSocket.

@@ -339,7 +339,7 @@ func TestPermanent(t *testing.T) {
 				if err := <-m.result; err == nil {
 					t.Error("Run ended without an error")
 				}
-				if time.Now().Sub(l.last().began) > 2*time.Minute {
+				if time.Since(l.last().began) > 2*time.Minute {
 					t.Error("it took long")
 				}
 			})

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,7 +25,6 @@ type relay struct {
 	socket *socket
 	writer sync.WaitGroup // whoever writes to the socket
 
-	lost atomic.Bool
 	once sync.Once
 }
 

@@ -73,10 +73,3 @@ func (q *queue) end() {
 	q.mu.Unlock()
 	q.poke()
 }
-
-// empty reports whether nothing waits and nothing is being written.
-func (q *queue) empty() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.count+q.flying == 0
-}
