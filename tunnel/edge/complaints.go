@@ -24,7 +24,7 @@ func newComplaints() *complaints {
 	return &complaints{lines: rate.NewLimiter(complaintsPerSecond, complaintsBurst)}
 }
 
-func (c *complaints) say(log *logrus.Entry, what string) {
+func (c *complaints) say(log logrus.FieldLogger, what string) {
 	if !c.lines.Allow() {
 		c.unsaid.Add(1)
 		return
