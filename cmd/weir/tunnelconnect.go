@@ -101,6 +101,9 @@ func (f *connectFlags) run(cmd *cobra.Command, g *globals) error {
 	if f.doctor {
 		return f.examine(ctx, cmd, g, edge)
 	}
+	if f.plain && g.json {
+		return usageError{hint(errors.New("--plain and --json: one of them"), "--plain for people, --json for programs")}
+	}
 	u := newUI(os.Stderr)
 	if f.ask && !canAsk() {
 		return usageError{hint(errors.New("--ask needs a terminal to ask on"), "--allow RULE for what may pass")}
@@ -115,7 +118,7 @@ func (f *connectFlags) run(cmd *cobra.Command, g *globals) error {
 	}
 	list, err := client.NewPolicy(rules, host)
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	for _, w := range list.Warnings() {
 		u.warnf("%s", w)

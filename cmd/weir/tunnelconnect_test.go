@@ -282,7 +282,7 @@ func TestConnectCommandErrors(t *testing.T) {
 		{"", 2, "which edge?"},
 		{"--tunnel http://x", 2, "want https://"},
 		{"--tunnel " + h.url(), statusNoCredentials, "not enrolled"},
-		{"--tunnel " + h.url() + " --allow nothing:at:all", 1, "flag:1:"},
+		{"--tunnel " + h.url() + " --allow nothing:at:all", 2, "flag:1:"},
 		{"--tunnel " + h.url() + " --allow localhost:5432", 2, "flag of its own"},
 		{"--tunnel " + h.url() + " --allow-loopback 70000", 2, "want a port"},
 		{"--tunnel " + h.url() + " --dns @", 2, "--dns"},

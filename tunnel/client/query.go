@@ -114,6 +114,9 @@ func (h *Handler) lookUp(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 	ask.Id = dns.Id()
 	ask.RecursionDesired, ask.CheckingDisabled, ask.AuthenticatedData = true, m.CheckingDisabled, m.AuthenticatedData
 	ask.Question = slices.Clone(m.Question)
+	for i := range ask.Question { // whoever asked must not be able to write with the case of letters
+		ask.Question[i].Name = strings.ToLower(ask.Question[i].Name)
+	}
 	edns := m.IsEdns0()
 	ask.SetEdns0(ednsSize, edns != nil && edns.Do())
 	reply, err := h.names.Exchange(ctx, ask)

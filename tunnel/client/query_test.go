@@ -77,7 +77,7 @@ func TestQuery(t *testing.T) {
 // answer is to the message that was sent.
 func TestQueryIsMadeAnew(t *testing.T) {
 	m := newMachine(t, Rules{AllNames: true}, names("db.example 10.0.1.50"))
-	q := new(dns.Msg).SetQuestion("db.example.", dns.TypeA)
+	q := new(dns.Msg).SetQuestion("dB.ExAmPle.", dns.TypeA)
 	q.Id, q.CheckingDisabled = 7, true
 	q.SetEdns0(1232, true)
 	q.IsEdns0().Option = append(q.IsEdns0().Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0)})
@@ -91,6 +91,9 @@ func TestQueryIsMadeAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent := m.names.last
+	if sent.Question[0].Name != "db.example." {
+		t.Errorf("the resolver was asked for %s: case is a way to write", sent.Question[0].Name)
+	}
 	if edns := sent.IsEdns0(); len(sent.Extra) != 1 || edns == nil || len(edns.Option) != 0 || !edns.Do() || !sent.CheckingDisabled {
 		t.Errorf("the resolver was asked %v", sent)
 	}

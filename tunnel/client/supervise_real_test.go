@@ -388,21 +388,25 @@ func TestAround(t *testing.T) {
 	until(t, "the old session to end", func() bool { return s.edge.Counters().Sessions.Load() == 1 })
 }
 
-// TestRestart: an edge that was started again says so at the first packet, and the client is back at once.
+// TestRestart: an edge that was started again says so at the first packet, and the client is back at once. On a machine that is
+// so busy that no packet leaves within the idle time the client is back as well, but for another reason: then it is tried again.
 func TestRestart(t *testing.T) {
 	s := newStreet(t)
 	r := s.run(t, s.enrol(t), "")
 	r.comes(t, session.QUIC)
-	s.udpShut.Store(true) // nothing that it says in farewell arrives
-	s.edge.Close()
-	s.open(t)
-	s.rebind() // nor later
-	s.udpShut.Store(false)
-	until(t, "the new edge to know the client", func() bool { return s.edge.Counters().Joined.Load() == 1 })
-	s.begin(t, 1000).ends(t, 1000)
-	if r.said("has started again") == 0 {
-		t.Errorf("it was no stateless reset: %q", r.reasons)
+	for range 5 {
+		s.udpShut.Store(true) // nothing that it says in farewell arrives
+		s.edge.Close()
+		s.open(t)
+		s.rebind() // nor later
+		s.udpShut.Store(false)
+		until(t, "the new edge to know the client", func() bool { return s.edge.Counters().Joined.Load() == 1 })
+		s.begin(t, 1000).ends(t, 1000)
+		if r.said("has started again") > 0 {
+			return
+		}
 	}
+	t.Errorf("it was no stateless reset: %q", r.reasons)
 }
 
 // TestShrinks: a path that was found to take large packets, and takes them no more, costs the session its flows, and no more

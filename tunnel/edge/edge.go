@@ -59,18 +59,25 @@ func Listen(addr string) (*net.UDPConn, net.Listener, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for tunnels: %w", err)
 	}
-	udp, err := net.ListenUDP("udp", at)
-	if err != nil {
-		return nil, nil, fmt.Errorf("listen for tunnels: %w", err)
-	}
-	port := udp.LocalAddr().(*net.UDPAddr).Port
-	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: at.IP, Port: port, Zone: at.Zone})
-	if err != nil {
+	for draw := 1; ; draw++ {
+		udp, err := net.ListenUDP("udp", at)
+		if err != nil {
+			return nil, nil, fmt.Errorf("listen for tunnels: %w", err)
+		}
+		port := udp.LocalAddr().(*net.UDPAddr).Port
+		tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: at.IP, Port: port, Zone: at.Zone})
+		if err == nil {
+			return udp, tcp, nil
+		}
 		udp.Close()
-		return nil, nil, fmt.Errorf("listen for tunnels: %w", err)
+		if at.Port != 0 || draw == maxDraws { // a port that is free for UDP may be somebody's for TCP
+			return nil, nil, fmt.Errorf("listen for tunnels: %w", err)
+		}
 	}
-	return udp, tcp, nil
 }
+
+// maxDraws is how often the system may choose a port that is not free for both.
+const maxDraws = 20
 
 // Edge is the hosted end.
 type Edge struct {

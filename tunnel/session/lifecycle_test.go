@@ -641,3 +641,36 @@ func TestQUICConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowCapsule: a client that begins a datagram on a flow's stream and does not go on ends the flow, and holds no buffer for
+// longer.
+func TestSlowCapsule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		edge, client, _ := simulated(t)
+		var e *Edge
+		raw(t, client, func() { e, _ = Accept(context.Background(), edge, who, EdgeConfig{}) })
+		go func() {
+			q, err := client.AcceptStream(client.Context())
+			if err != nil {
+				return
+			}
+			wire.ReadHeader(q)
+			q.Write(wire.AppendStatus(nil, wire.Status{}))
+			q.Write([]byte{0x00, 0x80, 0x00, 0xff, 0x00}) // a capsule of 65280 octets, and no more of it
+		}()
+		o := somewhere
+		o.Network = "udp"
+		d, err := e.OpenDatagrams(context.Background(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		if _, err := d.Receive(make([]byte, 65535)); tunnel.CodeOf(err) != tunnel.TimedOut {
+			t.Errorf("the flow ended with %v", err)
+		}
+		if took := time.Since(begun); took > capsuleTimeout+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		e.CloseWith(tunnel.OK, "")
+	})
+}

@@ -139,6 +139,7 @@ func (f *udpFlow) receiveLong() error {
 	var one [1]byte
 	for {
 		f.q.Peek(one[:])
+		f.q.SetReadDeadline(time.Now().Add(capsuleTimeout)) // whoever has begun must not keep the buffer by not going on
 		large := largeBuffers.Get().(*[largeBuffer]byte)
 		n, err := wire.ReadCapsule(f.q, large[:wire.MaxPayload])
 		if err == nil {
@@ -148,5 +149,9 @@ func (f *udpFlow) receiveLong() error {
 		if err != nil {
 			return err
 		}
+		f.q.SetReadDeadline(time.Time{})
 	}
 }
+
+// capsuleTimeout is how long a datagram on a stream may take from its first octet to its last.
+const capsuleTimeout = 10 * time.Second
