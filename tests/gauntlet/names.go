@@ -70,6 +70,6 @@ func nameBreaks() []Break {
 		{"dns", "flow/policy/names.go", "return NameDecision{Reason: ReasonDNSBlocked,", "return NameDecision{Verdict: Allow, Reason: ReasonDNSBlocked,", []string{"dns/label", "dns/label-tcp", "dns/label-null", "dns/reverse", "dns/server-question"}},
 		{"dns", "internal/hostname/service.go", "len(label) <= MaxService &&", "", []string{"dns/service"}},
 		{"dns", "resolver/inspect.go", "if end != len(raw) {", "if end > len(raw) {", []string{"dns/server-behind", "dns/server-length"}},
-		{"dns", "resolver/message.go", "up.SetEdns0(ourUDP, opt.Do())", "up.Extra = q.Extra", []string{"dns/edns"}},
+		{"dns", "internal/stub/message.go", "up.SetEdns0(UDPSize, opt.Do())", "up.Extra = q.Extra", []string{"dns/edns"}},
 	}
 }
