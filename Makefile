@@ -53,7 +53,7 @@ vuln: ## govulncheck: known vulnerabilities in what is linked and called
 	@GO=$(GO) sh hack/vuln
 
 bench: build ## measure against the plain host, pasta, slirp4netns and gvisor-tap-vsock (BENCH="-markdown docs/bench.md")
-	$(GO) run ./hack/bench -weir $(BIN) $(BENCH)
+	$(GO) run ./hack/bench -weir $(BIN) -tunnel $(BENCH)
 
 soak: build ## churn for SOAK (10m), make 50,000 flows, let one sandbox attack another
 	$(GO) run ./hack/soak -weir $(BIN) -for $(SOAK)
