@@ -59,7 +59,7 @@ func newKeysCommand() *cobra.Command {
 authority that signs their certificates. An edge that is running need not be told: it looks four times a second.
 
 The keys are in $XDG_STATE_HOME/weir/edge, for root in ` + systemKeys + `, or where --keys says.`,
-		Example: `  weir keys token > token                     for the next machine of the space "default"
+		Example: `  (umask 077; weir keys token > token)        for the next machine of the space "default"
   weir keys token --space acme --client laptop
   weir keys list
   weir keys revoke --space acme laptop        ends its connections within a second
@@ -82,7 +82,7 @@ good for one enrolment and for the time that --ttl says. Whoever has it first is
 
 Without --client it is for any name that is not in use; to enroll a machine again under its name while its certificate
 still counts, it has to be for that name.`,
-		Example: `  weir keys token > token
+		Example: `  (umask 077; weir keys token > token)
   weir keys token --space acme --client laptop --ttl 1h
   ssh edge weir keys token | weir enroll --tunnel https://edge.example --token-file -`,
 		Args: wants(),

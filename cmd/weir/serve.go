@@ -43,7 +43,7 @@ UNIX socket; flows of theirs whose route is tunnel go to the clients of their sp
 A signal to end has clients told when to come again, and waits up to 30 seconds for the flows that are open; a second one
 does not wait.`,
 		Example: `  weir serve --tunnel-listen :7443
-  weir keys token > token                                  and on the user's machine:
+  (umask 077; weir keys token > token)                     and on the user's machine:
   weir connect --tunnel https://HOST:7443 --token-file token
   weir run --route tunnel -- CMD                           on this machine again`,
 		Args: wants(),
@@ -196,7 +196,7 @@ func (s *serving) announce(cmd *cobra.Command) error {
 		return err
 	}
 	if len(clients) == 0 {
-		s.ui.sayf("nobody is enrolled yet; a token for one machine: weir keys token%s > token", flagIf("--keys", s.keys))
+		s.ui.sayf("nobody is enrolled yet; a token for one machine: (umask 077; weir keys token%s > token)", flagIf("--keys", s.keys))
 	}
 	s.ui.sayf("on the user's machine: weir connect --tunnel https://%s%s", publicAddress(s.listen, at.Port()), flagIf("--token-file", map[bool]string{true: "token"}[len(clients) == 0]))
 	s.ui.sayf("here: weir run --route tunnel -- CMD ARG...")
